@@ -1,0 +1,153 @@
+package tokens
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/lestrrat-go/jwx/v2/jws"
+
+	"github.com/edrgate/edrgate/internal/compactjws"
+)
+
+// accessTokenType marks a JWT access token (RFC 9068 §2.1), so that no other JWT of ours, or of anybody whose key we
+// hold, is taken for one (RFC 8725 §3.11).
+const accessTokenType = "at+jwt"
+
+// tokenLimit is the longest token that is looked at.
+const tokenLimit = compactjws.DefaultLimit
+
+// accessClaims are the claims of an access token (RFC 9068 §2.2). Consumers treat the token as opaque.
+type accessClaims struct {
+	Issuer    string `json:"iss"`
+	Audience  string `json:"aud"`
+	Subject   string `json:"sub"`
+	ClientID  string `json:"client_id"`
+	ID        string `json:"jti"`
+	IssuedAt  int64  `json:"iat"`
+	Expires   int64  `json:"exp"`
+	Flow      string `json:"flow_id"`
+	Agreement string `json:"agreement_id,omitempty"`
+	Dataset   string `json:"dataset_id,omitempty"`
+}
+
+// mint signs an access token for a flow. Never call it with a lock held or inside a store transaction: it costs a
+// signature.
+func (s *Service) mint(f *Flow, life time.Duration) (Secret, error) {
+	id := make([]byte, 16)
+	_, err := io.ReadFull(s.c.Rand, id)
+	if err != nil {
+		return "", unavailable(err, "reading random bytes")
+	}
+	subject := f.BoundDID
+	if subject == "" {
+		subject = f.Counterparty
+	}
+	now := s.c.Now().Unix()
+	payload, err := json.Marshal(accessClaims{
+		Issuer: s.c.DID, Audience: s.c.DID,
+		Subject: subject, ClientID: subject,
+		ID: base64.RawURLEncoding.EncodeToString(id), IssuedAt: now, Expires: now + int64(life/time.Second),
+		Flow: f.ID, Agreement: f.Agreement, Dataset: f.Dataset,
+	})
+	if err != nil {
+		return "", unavailable(err, "encoding claims")
+	}
+	key := s.c.Keys.active
+	header := jws.NewHeaders()
+	for name, value := range map[string]any{jws.TypeKey: accessTokenType, jws.KeyIDKey: key.kid} {
+		err = header.Set(name, value)
+		if err != nil {
+			return "", unavailable(err, "building the header")
+		}
+	}
+	token, err := jws.Sign(payload, jws.WithKey(key.alg, key.signer, jws.WithProtectedHeaders(header)))
+	if err != nil {
+		return "", unavailable(err, "signing with key %s", key.kid)
+	}
+	return Secret(token), nil
+}
+
+// readAccessToken checks that a token is an access token signed by a key of this ring for this participant, and
+// returns its claims. It does not look at the expiry: a renewal shows an expired token.
+func (s *Service) readAccessToken(token string) (*accessClaims, error) {
+	t, err := compactjws.Parse(token, tokenLimit)
+	if err != nil {
+		return nil, &Error{Code: CodeTokenMalformed, cause: err}
+	}
+	if t.Header.Typ != accessTokenType { // RFC 9068 §4
+		return nil, refuse(CodeTokenMalformed, "typ is not %s", accessTokenType)
+	}
+	// The key is looked up by kid among our own, and its algorithm is the only one tried: the token's header chooses
+	// neither (RFC 8725 §3.1).
+	key := s.c.Keys.signing[t.Header.Kid]
+	if key == nil {
+		return nil, refuse(CodeTokenSignature, "signed by an unknown key")
+	}
+	if t.Header.Alg != key.alg.String() {
+		return nil, refuse(CodeTokenSignature, "the algorithm is not that of the key")
+	}
+	_, err = jws.Verify([]byte(token), jws.WithKey(key.alg, key.public))
+	if err != nil {
+		return nil, refuse(CodeTokenSignature, "the signature does not verify")
+	}
+	c, err := accessClaimsOf(t)
+	if err != nil {
+		return nil, &Error{Code: CodeTokenMalformed, cause: err}
+	}
+	// Two participants may share a key, but never a token (RFC 9068 §4: iss and aud).
+	if c.Issuer != s.c.DID || c.Audience != s.c.DID {
+		return nil, refuse(CodeTokenIssuer, "issued for another participant")
+	}
+	return c, nil
+}
+
+func accessClaimsOf(t *compactjws.Token) (*accessClaims, error) {
+	c := new(accessClaims)
+	for _, text := range []struct {
+		name string
+		to   *string
+	}{
+		{"iss", &c.Issuer},
+		{"aud", &c.Audience},
+		{"sub", &c.Subject},
+		{"client_id", &c.ClientID},
+		{"jti", &c.ID},
+		{"flow_id", &c.Flow},
+	} {
+		var err error
+		*text.to, err = t.Claims.String(text.name)
+		if err != nil {
+			return nil, err
+		}
+	}
+	expires, err := t.Claims.NumericDate("exp")
+	if err != nil {
+		return nil, err
+	}
+	issued, err := t.Claims.NumericDate("iat")
+	if err != nil {
+		return nil, err
+	}
+	c.Expires, c.IssuedAt = expires.Unix(), issued.Unix()
+	if !validFlowID(c.Flow) {
+		return nil, fmt.Errorf("flow_id is not an id of a flow")
+	}
+	return c, nil
+}
+
+// validFlowID holds for 1 to 255 printable ASCII characters without "/", which separates the parts of a record's id
+// (docs/decisions: identity of a flow).
+func validFlowID(id string) bool {
+	if id == "" || len(id) > maxFlowIDBytes {
+		return false
+	}
+	for i := range len(id) {
+		if id[i] <= ' ' || id[i] > '~' || id[i] == '/' {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,308 @@
+package tokens
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/edrgate/edrgate/store"
+)
+
+// The events of an Observer.
+const (
+	EventRollForward   = "rollforward"    // a refresh token newer than the record: the store lost a write
+	EventReuse         = "reuse"          // a refresh token older than the superseded one, with a good proof
+	EventReplay        = "proof_replay"   // a proof used before with another refresh token
+	EventConflict      = "conflict"       // a start with other terms for an existing flow
+	EventForeign       = "foreign"        // a message for the flow of another control plane
+	EventOrphan        = "orphan"         // a flow ended by another control plane, since its own is not configured
+	EventUnknownEnding = "unknown_ending" // an ending of a flow that was never started here
+	EventPinned        = "pinned"         // an ending that the store did not take, effective in memory only
+)
+
+// Suspend blocks a flow until it is resumed. Tokens stay what they are; none of them opens anything meanwhile. A flow
+// that is not known is not an error: Ending.Outcome says so, and nothing is written.
+func (s *Service) Suspend(ctx context.Context, caller Caller, m Message) (Ending, error) {
+	return s.end(ctx, caller, m, opSuspend)
+}
+
+// Terminate ends a flow for ever. It is never refused: of an unknown flow a tombstone is left, so that a late start
+// does not bring it to life.
+func (s *Service) Terminate(ctx context.Context, caller Caller, m Message) (Ending, error) {
+	return s.end(ctx, caller, m, opTerminate)
+}
+
+// Complete ends a flow for ever because its transfer is finished. It is never refused, as Terminate.
+func (s *Service) Complete(ctx context.Context, caller Caller, m Message) (Ending, error) {
+	return s.end(ctx, caller, m, opComplete)
+}
+
+// Revoke ends a flow for ever because the operator says so.
+func (s *Service) Revoke(ctx context.Context, processID, reason string) (Ending, error) {
+	f, err := s.flow(ctx, processID)
+	if err != nil {
+		return Ending{}, err
+	}
+	return s.end(ctx, Caller(s.owner(f)), Message{ProcessID: processID, Reason: reason}, opRevoke)
+}
+
+// end carries out a suspension or an ending. It takes effect here before it is durable, and also if it cannot be made
+// durable; it is reported as done only when it is.
+func (s *Service) end(ctx context.Context, caller Caller, m Message, op operation) (Ending, error) {
+	if !validFlowID(m.ProcessID) {
+		return Ending{}, refuse(CodeInvalid, `flow id must have 1 to %d printable characters and no "/"`, maxFlowIDBytes)
+	}
+	for {
+		ending, err := s.endKnown(ctx, caller, m, op)
+		if !errors.Is(err, store.ErrNotFound) {
+			return s.ended(caller, m, op, ending, err)
+		}
+		if op.state == Suspended {
+			return Ending{Outcome: Unknown}, nil
+		}
+		ending, err = s.leaveTombstone(ctx, caller, m, op)
+		if errors.Is(err, store.ErrExists) {
+			continue // started meanwhile
+		}
+		return s.ended(caller, m, op, ending, err)
+	}
+}
+
+// ended turns trouble with the store into an ending that holds in memory.
+func (s *Service) ended(caller Caller, m Message, op operation, ending Ending, err error) (Ending, error) {
+	if err == nil {
+		return ending, nil
+	}
+	key := flowKey(s.c.Participant, m.ProcessID)
+	p := pin{caller: caller, op: op, message: m}
+	if s.c.Live.pin(key, p, func(owner string) bool { return s.mayEnd(caller, owner) }) {
+		s.c.Observer.Event(EventPinned)
+		s.c.Logger.Error("flow ended in memory only, since the store did not record it", "flow", m.ProcessID, "operation", op.name, "error", err)
+	}
+	return Ending{}, unavailable(err, "%s of flow %s is not recorded", op.name, m.ProcessID)
+}
+
+// endKnown ends a flow that has a record. The error is the store's.
+func (s *Service) endKnown(ctx context.Context, caller Caller, m Message, op operation) (Ending, error) {
+	var result Ending
+	now := s.c.Now().UTC().Truncate(time.Second)
+	record, err := s.c.Store.Update(ctx, flowKind, flowKey(s.c.Participant, m.ProcessID), func(old store.Record) (store.Edit, error) {
+		f, err := decodeFlow(old.Data)
+		if err != nil {
+			return store.Edit{}, err
+		}
+		result = Ending{Flow: f, Outcome: s.endingOf(caller, m, op, f)}
+		if result.Outcome != Applied {
+			return store.Edit{}, store.ErrKeep
+		}
+		f.State, f.Reason, f.Changed = op.state, m.Reason, now
+		f.remember(m.MessageID, op)
+		edit := store.Edit{Event: string(op.state), Ending: true}
+		if op.state.Ended() {
+			f.bury()
+			edit.Expires = now.Add(s.c.TombstoneTTL)
+		}
+		edit.Data, err = f.encode()
+		return edit, err
+	})
+	if err != nil {
+		return Ending{}, err
+	}
+	if result.Outcome == NotOwned {
+		s.c.Observer.Event(EventForeign)
+		return Ending{Outcome: NotOwned}, nil
+	}
+	s.c.Live.advance(result.Flow.key(), record.Version, result.Flow.State)
+	if result.Outcome == Applied && op != opRevoke && s.owner(result.Flow) != string(caller) {
+		s.c.Observer.Event(EventOrphan)
+	}
+	return result, nil
+}
+
+// endingOf decides what a request to suspend or end comes to, given the present state.
+func (s *Service) endingOf(caller Caller, m Message, op operation, f *Flow) Outcome {
+	if !s.mayEnd(caller, f.ControlPlane) {
+		return NotOwned
+	}
+	if f.State.Ended() {
+		if op.state == Suspended {
+			return OutOfState
+		}
+		return Already
+	}
+	if op.state != Suspended {
+		return Applied
+	}
+	if f.State == Suspended {
+		return Already
+	}
+	// A suspend that arrives again after the flow was resumed is the same message, not a second one.
+	if used, seen := f.seen(m.MessageID); seen && used == op.name {
+		return Already
+	}
+	if f.State != Started {
+		return OutOfState
+	}
+	return Applied
+}
+
+// bury takes away what an ended flow must not keep: credentials, and what renewals need. What remains tells an operator
+// what the flow was, and keeps its id from being used again.
+func (f *Flow) bury() {
+	f.Source, f.Salt, f.Proofs = nil, nil, nil
+	f.Claims, f.Metadata, f.Labels = nil, nil, nil
+	f.CurrentKey, f.PreviousKey, f.FirstKey = "", "", ""
+}
+
+// leaveTombstone records the ending of a flow that is not known. The error is the store's.
+func (s *Service) leaveTombstone(ctx context.Context, caller Caller, m Message, op operation) (Ending, error) {
+	s.c.Observer.Event(EventUnknownEnding)
+	now := s.c.Now().UTC().Truncate(time.Second)
+	f := &Flow{
+		Participant: s.c.Participant, ID: m.ProcessID, State: op.state, Reason: m.Reason,
+		ControlPlane: string(caller), Created: now, Changed: now,
+	}
+	data, err := f.encode()
+	if err != nil {
+		return Ending{}, err
+	}
+	_, err = s.c.Store.Create(ctx, store.Record{
+		Kind: flowKind, ID: f.key(), Labels: f.labels(), Data: data, Expires: now.Add(s.c.TombstoneTTL),
+	})
+	if errors.Is(err, store.ErrFull) {
+		// Refusing would leave the counterparty's side open for want of a few bytes; nothing here is open.
+		return Ending{Outcome: Unrecorded}, nil
+	}
+	if err != nil {
+		return Ending{}, err
+	}
+	return Ending{Outcome: Unknown}, nil
+}
+
+// Resume unblocks a suspended flow and renders its EDR: a fresh access token and the same refresh token, since an EDC
+// consumer never sees the EDR of a resume and goes on with its first one. Earlier access tokens work again.
+func (s *Service) Resume(ctx context.Context, caller Caller, m Message) (*EDR, error) {
+	if !validFlowID(m.ProcessID) {
+		return nil, refuse(CodeFlowUnknown, "flow id is malformed")
+	}
+	return s.resume(ctx, caller, m, opResume)
+}
+
+func (s *Service) resume(ctx context.Context, caller Caller, m Message, op operation) (*EDR, error) {
+	var f *Flow
+	now := s.c.Now().UTC().Truncate(time.Second)
+	changed := false
+	record, err := s.c.Store.Update(ctx, flowKind, flowKey(s.c.Participant, m.ProcessID), func(old store.Record) (store.Edit, error) {
+		var err error
+		f, err = decodeFlow(old.Data)
+		if err != nil {
+			return store.Edit{}, err
+		}
+		changed, err = s.checkResume(caller, m, op, f)
+		if err != nil {
+			return store.Edit{}, err
+		}
+		if !changed {
+			return store.Edit{}, store.ErrKeep
+		}
+		f.State, f.Reason, f.Changed = Started, "", now
+		f.remember(m.MessageID, op)
+		edit := store.Edit{Event: string(Started)}
+		edit.Data, err = f.encode()
+		return edit, err
+	})
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, refuse(CodeFlowUnknown, "no flow %s", m.ProcessID)
+	}
+	var refusal *Error
+	if errors.As(err, &refusal) {
+		if refusal.Code == CodeForeign {
+			s.c.Observer.Event(EventForeign)
+		}
+		return nil, refusal
+	}
+	if err != nil {
+		return nil, unavailable(err, "resuming flow %s", m.ProcessID)
+	}
+	s.c.Live.advance(f.key(), record.Version, f.State)
+	if !changed {
+		return s.edr(f, "repeat", true)
+	}
+	return s.edr(f, "resume", false)
+}
+
+// checkResume decides whether a resume changes the flow. Its message has no binding fields: EDC sends a process id that
+// names nothing and the EDR that we issued last, both to be ignored (interop with EDC 0.16 and later).
+func (s *Service) checkResume(caller Caller, m Message, op operation, f *Flow) (bool, error) {
+	if s.owner(f) != string(caller) {
+		return false, refuse(CodeForeign, "flow %s belongs to control plane %q", f.ID, f.ControlPlane)
+	}
+	if used, seen := f.seen(m.MessageID); seen && used != op.name {
+		return false, refuse(CodeConflict, "message id was used for another operation on flow %s", f.ID)
+	}
+	switch f.State {
+	case Suspended:
+		_, repeated := f.seen(m.MessageID)
+		if repeated {
+			// A resume that arrives again after the flow was suspended anew must not undo that.
+			return false, refuse(CodeState, "flow %s was suspended after this message", f.ID)
+		}
+		return true, nil
+	case Started:
+		return false, nil
+	}
+	return false, &Error{Code: CodeState, Detail: "flow " + f.ID + " is " + string(f.State), Dialect: f.Dialect}
+}
+
+// Status returns a flow of the caller.
+func (s *Service) Status(ctx context.Context, caller Caller, processID string) (*Flow, error) {
+	f, err := s.flow(ctx, processID)
+	if err != nil {
+		return nil, err
+	}
+	if s.owner(f) != string(caller) {
+		// Answered as if it did not exist: ids of other callers' flows are not to be found out.
+		return nil, refuse(CodeFlowUnknown, "flow %s belongs to control plane %q", f.ID, f.ControlPlane)
+	}
+	return f, nil
+}
+
+// Flow returns a flow by its id, for the operator.
+func (s *Service) Flow(ctx context.Context, processID string) (*Flow, error) {
+	return s.flow(ctx, processID)
+}
+
+func (s *Service) flow(ctx context.Context, processID string) (*Flow, error) {
+	if !validFlowID(processID) {
+		return nil, refuse(CodeFlowUnknown, "flow id is malformed")
+	}
+	record, err := s.c.Store.Get(ctx, flowKind, flowKey(s.c.Participant, processID))
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, refuse(CodeFlowUnknown, "no flow %s", processID)
+	}
+	if err != nil {
+		return nil, unavailable(err, "reading flow %s", processID)
+	}
+	f, err := decodeFlow(record.Data)
+	if err != nil {
+		return nil, unavailable(err, "flow %s", processID)
+	}
+	return f, nil
+}
+
+// owner is the present name of the control plane that a flow belongs to.
+func (s *Service) owner(f *Flow) string { return s.presentName(f.ControlPlane) }
+
+func (s *Service) presentName(name string) string {
+	if now, moved := s.c.Formerly[name]; moved {
+		return now
+	}
+	return name
+}
+
+// mayEnd reports whether the caller may suspend or end the flows of an owner: its own, and those of a name that is no
+// longer configured, which nobody else could ever end.
+func (s *Service) mayEnd(caller Caller, owner string) bool {
+	owner = s.presentName(owner)
+	return owner == string(caller) || !s.controlPlanes[owner]
+}

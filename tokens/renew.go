@@ -1,0 +1,291 @@
+package tokens
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"time"
+
+	"github.com/edrgate/edrgate/store"
+)
+
+// RenewRequest is a renewal as presented.
+type RenewRequest struct {
+	RefreshToken string
+	Proof        string // the authentication token
+}
+
+// RenewalOutcome says which row of the renewal table answered.
+type RenewalOutcome string
+
+// The outcomes of a renewal (docs/decisions: renewal).
+const (
+	Rotated       RenewalOutcome = "rotated"        // the current token: there is a new generation
+	Replayed      RenewalOutcome = "replayed"       // the superseded token, as after a lost answer: nothing written
+	FirstAgain    RenewalOutcome = "first"          // the token of the first EDR, which EDC serves for life: nothing written
+	RolledForward RenewalOutcome = "rolled_forward" // a token newer than the record: the store had lost a write
+)
+
+// Renewal is the answer to a renewal.
+type Renewal struct {
+	AccessToken  Secret
+	RefreshToken Secret
+	ExpiresIn    time.Duration
+	FlowID       string
+	Dialect      Dialect
+	Outcome      RenewalOutcome
+}
+
+// maxRollForward is how many generations the store may be behind a token. It can have lost what was not yet on disk,
+// and not more.
+const maxRollForward = 1000
+
+// rememberedProofs is how many proofs that rotated are remembered, each until it expires.
+const rememberedProofs = 8
+
+// Renew exchanges a refresh token and a proof for a fresh access token and the flow's refresh token.
+//
+// The order of checks is cheap and local first, and binds before it resolves: nothing is fetched for a caller whose
+// proof does not name the DID that the flow is bound to, and no state changes on evidence that is not proven. All
+// callers that present one refresh token at the same time get the same successor.
+func (s *Service) Renew(ctx context.Context, r RenewRequest) (*Renewal, error) {
+	proof, err := readProof(r.Proof)
+	if err != nil {
+		return nil, err
+	}
+	f, err := s.flowOfProof(ctx, proof)
+	if err != nil {
+		return nil, err
+	}
+	renewal, err := s.renew(ctx, r.RefreshToken, proof, f)
+	if err == nil {
+		return renewal, nil
+	}
+	var e *Error
+	if errors.As(err, &e) && e.Dialect == "" {
+		e.Dialect = f.Dialect
+	}
+	return nil, err
+}
+
+// flowOfProof finds the flow by the access token that the proof is about. That token may have expired: this is the
+// normal case.
+func (s *Service) flowOfProof(ctx context.Context, proof *authentication) (*Flow, error) {
+	claims, err := s.readAccessToken(proof.token)
+	if err != nil {
+		return nil, &Error{Code: CodeProofToken, cause: err}
+	}
+	start := s.c.Now()
+	f, err := s.flow(ctx, claims.Flow)
+	s.c.Observer.Stage("renew", "store", s.c.Now().Sub(start))
+	if CodeOf(err) == CodeFlowUnknown {
+		return nil, &Error{Code: CodeProofTokenFlow, TokenID: claims.ID, cause: err}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if f.State.Ended() {
+		return nil, &Error{Code: CodeFlowEnded, Dialect: f.Dialect, TokenID: claims.ID}
+	}
+	if f.State == Suspended {
+		return nil, &Error{Code: CodeFlowSuspended, Dialect: f.Dialect, TokenID: claims.ID}
+	}
+	return f, nil
+}
+
+func (s *Service) renew(ctx context.Context, refresh string, proof *authentication, f *Flow) (*Renewal, error) {
+	err := proof.checkBinding(f)
+	if err != nil {
+		return nil, err
+	}
+	err = s.checkClaims(proof, f)
+	if err != nil {
+		return nil, err
+	}
+	token, err := s.readRefreshToken(refresh, f)
+	if err != nil {
+		return nil, err
+	}
+	err = s.verifySignature(ctx, proof)
+	if err != nil {
+		return nil, err
+	}
+	f, outcome, err := s.exchange(ctx, token, proof)
+	if err != nil {
+		return nil, err
+	}
+	if outcome == RolledForward {
+		s.c.Observer.Event(EventRollForward)
+		s.c.Logger.Error("refresh token newer than its record: the store lost a write", "flow", f.ID, "presented", token.generation)
+	}
+	life := s.life(f)
+	start := s.c.Now()
+	access, err := s.mint(f, life)
+	s.c.Observer.Stage("renew", "sign", s.c.Now().Sub(start))
+	if err != nil {
+		return nil, err
+	}
+	next, err := s.c.Keys.refreshTokenOf(f)
+	if err != nil {
+		return nil, err
+	}
+	s.c.Observer.Issued("renew", f.Renewable)
+	return &Renewal{AccessToken: access, RefreshToken: next, ExpiresIn: life, FlowID: f.ID, Dialect: f.Dialect, Outcome: outcome}, nil
+}
+
+// readRefreshToken checks that the token was issued for this flow. An unknown flow and a wrong tag cost the same steps
+// and give the same answer.
+func (s *Service) readRefreshToken(refresh string, f *Flow) (*refreshToken, error) {
+	token, err := parseRefreshToken(refresh)
+	if err != nil {
+		return nil, &Error{Code: CodeRefreshInvalid, cause: err}
+	}
+	salt := f.Salt
+	if token.participant != s.c.Participant || token.flow != f.ID {
+		salt = dummySalt
+	}
+	if !s.c.Keys.genuine(token, salt) || token.participant != s.c.Participant || token.flow != f.ID {
+		return nil, refuse(CodeRefreshInvalid, "not a refresh token of flow %s", f.ID)
+	}
+	return token, nil
+}
+
+// exchange carries the renewal out: one compare-and-swap.
+func (s *Service) exchange(ctx context.Context, token *refreshToken, proof *authentication) (*Flow, RenewalOutcome, error) {
+	var f *Flow
+	var outcome RenewalOutcome
+	now := s.c.Now()
+	edit := func(old store.Record) (store.Edit, error) {
+		var err error
+		f, err = decodeFlow(old.Data)
+		if err != nil {
+			return store.Edit{}, err
+		}
+		outcome, err = s.decide(f, token, proof, now)
+		if err != nil {
+			return store.Edit{}, err
+		}
+		if outcome == Replayed || outcome == FirstAgain {
+			return store.Edit{}, store.ErrKeep
+		}
+		s.rotate(f, token, proof, now)
+		data, err := f.encode()
+		return store.Edit{Data: data}, err
+	}
+	start := s.c.Now()
+	_, err := s.c.Store.Update(ctx, flowKind, flowKey(token.participant, token.flow), edit)
+	s.c.Observer.Stage("renew", "store", s.c.Now().Sub(start))
+	if err == nil {
+		return f, outcome, nil
+	}
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, "", refuse(CodeFlowEnded, "flow %s is gone", token.flow)
+	}
+	var refusal *Error
+	if !errors.As(err, &refusal) {
+		return nil, "", unavailable(err, "renewing flow %s", token.flow)
+	}
+	switch refusal.Code {
+	case CodeRefreshReused:
+		s.reused(ctx, f, token)
+	case CodeProofReplayed:
+		s.c.Observer.Event(EventReplay)
+	}
+	return nil, "", refusal
+}
+
+// decide is the renewal table (docs/decisions: renewal). The token's tag has been verified.
+func (s *Service) decide(f *Flow, token *refreshToken, proof *authentication, now time.Time) (RenewalOutcome, error) {
+	switch {
+	case f.State.Ended():
+		return "", refuse(CodeFlowEnded, "flow %s has ended", f.ID)
+	case f.State == Suspended:
+		return "", refuse(CodeFlowSuspended, "flow %s is suspended", f.ID)
+	case f.State != Started:
+		return "", refuse(CodeFlowNotStarted, "flow %s is not started", f.ID)
+	}
+	if s.c.RefreshTTL > 0 && now.After(f.lastRotation().Add(s.c.RefreshTTL)) {
+		return "", refuse(CodeRefreshInvalid, "refresh token of flow %s was not used for %s", f.ID, s.c.RefreshTTL)
+	}
+	// The same proof with the same refresh token is the same request sent again, as EDC's HTTP client does after a lost
+	// answer. With another refresh token it is somebody who has seen the proof.
+	for _, used := range f.Proofs {
+		if bytes.Equal(used.Digest, proof.digest) && used.Generation != token.generation {
+			return "", refuse(CodeProofReplayed, "proof was used with another refresh token of flow %s", f.ID)
+		}
+	}
+	g := token.generation
+	switch {
+	case g == f.Generation:
+		return Rotated, f.checkKey(token, f.CurrentKey)
+	case g == f.Generation-1:
+		// Tractus-X DR 2026-08-10: a refresh token is retired when its successor is presented, not when that is issued.
+		return Replayed, f.checkKey(token, f.PreviousKey)
+	case g > f.Generation:
+		// The tag proves that we issued it, so the record is older than our answer: go on from there.
+		if g-f.Generation > maxRollForward {
+			return "", refuse(CodeRefreshInvalid, "refresh token of flow %s is %d generations ahead", f.ID, g-f.Generation)
+		}
+		return RolledForward, nil
+	case g == 1 && f.Dialect == DPS && f.BoundDID != "":
+		// An EDC consumer's EDR API serves the first EDR again after a resume and never learns of renewals.
+		return FirstAgain, f.checkKey(token, f.FirstKey)
+	}
+	return "", refuse(CodeRefreshReused, "refresh token %d of flow %s, the current one is %d", g, f.ID, f.Generation)
+}
+
+// checkKey refuses a token made with another key than the one recorded for its generation: one made up by whoever got
+// hold of a key that is listed but not in use.
+func (f *Flow) checkKey(token *refreshToken, recorded KeyID) error {
+	if token.key != recorded {
+		return refuse(CodeRefreshInvalid, "refresh token %d of flow %s was issued with another key", token.generation, f.ID)
+	}
+	return nil
+}
+
+// rotate moves the flow on to the generation after the token's.
+func (s *Service) rotate(f *Flow, token *refreshToken, proof *authentication, now time.Time) {
+	f.Generation = token.generation + 1
+	f.PreviousKey, f.CurrentKey = token.key, s.c.Keys.activeRefresh
+	f.Renewed = now.UTC().Truncate(time.Second)
+	if f.Used.IsZero() {
+		f.Used = f.Renewed
+	}
+	f.rememberProof(proof, token.generation, now.Add(-s.c.ClockSkew))
+}
+
+// rememberProof keeps the proofs that rotated until they expire, at most the last eight: by then their refresh tokens
+// are too old to be answered.
+func (f *Flow) rememberProof(p *authentication, generation uint64, expired time.Time) {
+	kept := f.Proofs[:0]
+	for _, old := range f.Proofs {
+		if old.Expires.After(expired) {
+			kept = append(kept, old)
+		}
+	}
+	f.Proofs = append(kept, proof{Digest: p.digest, Generation: generation, Expires: p.expires.UTC()})
+	if len(f.Proofs) > rememberedProofs {
+		f.Proofs = f.Proofs[len(f.Proofs)-rememberedProofs:]
+	}
+}
+
+func (f *Flow) lastRotation() time.Time {
+	if f.Renewed.IsZero() {
+		return f.Created
+	}
+	return f.Renewed
+}
+
+// reused records that a refresh token older than the superseded one came with a good proof: the consumer went back to
+// an old copy of its state, or somebody has both the token and the key.
+func (s *Service) reused(ctx context.Context, f *Flow, token *refreshToken) {
+	s.c.Observer.Event(EventReuse)
+	s.c.Logger.Warn("old refresh token presented", "flow", f.ID, "presented", token.generation, "current", f.Generation)
+	if !s.c.RevokeOnReuse {
+		return
+	}
+	_, err := s.end(ctx, Caller(s.owner(f)), Message{ProcessID: f.ID, Reason: "refresh token reused"}, opRevoke)
+	if err != nil {
+		s.c.Logger.Error("flow not revoked after reuse of a refresh token", "flow", f.ID, "error", err)
+	}
+}

@@ -1,0 +1,170 @@
+package tokens
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/edrgate/edrgate/store"
+)
+
+const (
+	sweepEvery = time.Minute
+	countEvery = 5 * time.Minute
+	maxMarks   = 1024
+	listPage   = 500
+)
+
+// mark is the first use of a flow, to be recorded.
+type mark struct {
+	flow string
+	at   time.Time
+	live *liveFlow
+}
+
+// Run does what no request waits for, until ctx ends: it records first uses, tries again what the store did not take,
+// removes expired tombstones, and counts flows.
+func (s *Service) Run(ctx context.Context) {
+	sweep := time.NewTicker(sweepEvery)
+	defer sweep.Stop()
+	count := time.NewTicker(countEvery)
+	defer count.Stop()
+	s.count(ctx)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case m := <-s.marks:
+			s.record(ctx, m)
+		case <-sweep.C:
+			s.retryPins(ctx)
+			s.sweep(ctx)
+		case <-count.C:
+			s.count(ctx)
+		}
+	}
+}
+
+// record writes the first use of a flow, once. What fails is left to a later request.
+func (s *Service) record(ctx context.Context, m mark) {
+	_, err := s.c.Store.Update(ctx, flowKind, flowKey(s.c.Participant, m.flow), func(old store.Record) (store.Edit, error) {
+		f, err := decodeFlow(old.Data)
+		if err != nil {
+			return store.Edit{}, err
+		}
+		if !f.Used.IsZero() || f.State.Ended() {
+			return store.Edit{}, store.ErrKeep
+		}
+		f.Used = m.at.UTC()
+		data, err := f.encode()
+		return store.Edit{Data: data, Expires: old.Expires}, err
+	})
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		m.live.marked.Store(false)
+		s.c.Logger.Debug("first use of a flow not recorded", "flow", m.flow, "error", err)
+	}
+}
+
+// retryPins gives the store the endings that it did not take before.
+func (s *Service) retryPins(ctx context.Context) {
+	for key, p := range s.c.Live.waiting() {
+		if key != flowKey(s.c.Participant, p.message.ProcessID) {
+			continue // another participant's
+		}
+		_, err := s.end(ctx, p.caller, p.message, p.op)
+		if CodeOf(err) == CodeUnavailable && err != nil {
+			return // still in trouble
+		}
+		s.c.Live.unpin(key)
+		s.c.Logger.Info("ending recorded that was held in memory", "flow", p.message.ProcessID, "operation", p.op.name)
+	}
+}
+
+// sweep removes what has expired. Log entries must outlive every access token that they stop.
+func (s *Service) sweep(ctx context.Context) {
+	keepLog := max(s.c.TokenTTL, s.c.TokenTTLWithoutRenewal, s.c.TombstoneTTL) + s.c.ClockSkew
+	for {
+		n, err := s.c.Store.Sweep(ctx, s.c.Now(), keepLog)
+		if err != nil {
+			if !errors.Is(err, store.ErrClosed) && ctx.Err() == nil {
+				s.c.Logger.Warn("sweeping the store failed", "error", err)
+			}
+			return
+		}
+		if n == 0 || ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// count reports the flows in each state.
+func (s *Service) count(ctx context.Context) {
+	counts := map[State]int{Started: 0, Suspended: 0, Completed: 0, Terminated: 0}
+	err := s.each(ctx, func(f *Flow) { counts[f.State]++ })
+	if err != nil {
+		if ctx.Err() == nil && !errors.Is(err, store.ErrClosed) {
+			s.c.Logger.Warn("counting flows failed", "error", err)
+		}
+		return
+	}
+	s.c.Observer.Flows(counts)
+}
+
+// each calls visit for every flow of the participant.
+func (s *Service) each(ctx context.Context, visit func(*Flow)) error {
+	after := ""
+	for {
+		flows, err := s.Flows(ctx, after, listPage)
+		if err != nil {
+			return err
+		}
+		if len(flows) == 0 {
+			return nil
+		}
+		for _, f := range flows {
+			visit(f)
+		}
+		after = flows[len(flows)-1].ID
+	}
+}
+
+// Flows returns a page of the participant's flows behind the one with id after, in the order of their ids.
+func (s *Service) Flows(ctx context.Context, after string, limit int) ([]*Flow, error) {
+	q := store.Query{Kind: flowKind, Label: "participant", Value: s.c.Participant, Limit: limit}
+	if after != "" {
+		q.After = flowKey(s.c.Participant, after)
+	}
+	records, err := s.c.Store.List(ctx, q)
+	if err != nil {
+		return nil, unavailable(err, "listing flows")
+	}
+	flows := make([]*Flow, 0, len(records))
+	for _, r := range records {
+		f, err := decodeFlow(r.Data)
+		if err != nil {
+			return nil, unavailable(err, "flow record %s", r.ID)
+		}
+		flows = append(flows, f)
+	}
+	return flows, nil
+}
+
+// KeyUse counts the flows whose refresh tokens or sealed values need each secret key. A signing key can be dropped when
+// no flow needs what was derived from it and no access token of it can still be presented.
+func (s *Service) KeyUse(ctx context.Context) (map[KeyID]int, error) {
+	use := map[KeyID]int{}
+	err := s.each(ctx, func(f *Flow) {
+		needed := map[KeyID]struct{}{}
+		for _, id := range []KeyID{f.CurrentKey, f.PreviousKey, f.FirstKey} {
+			needed[id] = struct{}{}
+		}
+		if f.Source != nil {
+			needed[f.Source.Key] = struct{}{}
+		}
+		delete(needed, "")
+		for id := range needed {
+			use[id]++
+		}
+	})
+	return use, err
+}

@@ -1,0 +1,272 @@
+package tokens
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/edrgate/edrgate/internal/canonical"
+	"github.com/edrgate/edrgate/store"
+)
+
+// Site is what one place in the configuration serves. It must not change once it is in use.
+type Site struct {
+	AnyDataset bool                // serves whatever the token is for
+	Datasets   map[string]struct{} // dataset ids
+	Routes     map[string]struct{} // names of routes
+	OwnBackend bool                // reaches only the flow's own backend, and so needs no rule
+}
+
+// Request is where a token is presented.
+type Request struct {
+	Host string // as the client sent it, with or without a port
+	Path string // canonical form of the path that the client sent
+}
+
+// Access is a verified token together with the live state of its flow. It is remembered and shared by all requests
+// with that token; nothing in it changes but the state.
+type Access struct {
+	flow    *Flow
+	live    *liveFlow
+	keys    *Ring
+	id      string
+	expires int64
+	host    string // of the endpoint, lower case, without the scheme's default port
+	port    string // the scheme's default port
+	path    string // of the endpoint, canonical, without a trailing slash
+
+	once       sync.Once
+	backend    any
+	backendErr error
+}
+
+// FlowID returns the flow's id.
+func (a *Access) FlowID() string { return a.flow.ID }
+
+// Dialect returns the signaling dialect of the flow.
+func (a *Access) Dialect() Dialect { return a.flow.Dialect }
+
+// Counterparty returns the consumer's participant id.
+func (a *Access) Counterparty() string { return a.flow.Counterparty }
+
+// BoundDID returns the DID that may renew; empty if none.
+func (a *Access) BoundDID() string { return a.flow.BoundDID }
+
+// Dataset returns the dataset's id.
+func (a *Access) Dataset() string { return a.flow.Dataset }
+
+// Agreement returns the agreement's id as it is asserted to the backend.
+func (a *Access) Agreement() string {
+	if a.flow.AgreementID != "" {
+		return a.flow.AgreementID
+	}
+	return a.flow.Agreement
+}
+
+// BPN returns the business partner number as it is asserted to the backend; empty if none is known.
+func (a *Access) BPN() string { return a.flow.BPN }
+
+// TokenID returns the token's jti.
+func (a *Access) TokenID() string { return a.id }
+
+// RouteName returns the configured route that serves the flow; empty if none.
+func (a *Access) RouteName() string { return a.flow.Route }
+
+// EndpointPath returns the canonical path of the endpoint that the EDR named, without a trailing slash: what lies
+// below it is the backend's business.
+func (a *Access) EndpointPath() string { return a.path }
+
+// Source returns the classic source address with its credentials, or nil if the flow has none.
+func (a *Access) Source() (*Source, error) { return a.keys.source(a.flow) }
+
+// Backend returns what build made of this token's flow the first time. build runs once; what it returns is shared by
+// all requests and must not change.
+func (a *Access) Backend(build func(*Access) (any, error)) (any, error) {
+	a.once.Do(func() { a.backend, a.backendErr = build(a) })
+	return a.backend, a.backendErr
+}
+
+// Live returns nil while the flow may be used, else why not.
+func (a *Access) Live() error {
+	switch a.live.state() {
+	case Started:
+		return nil
+	case Suspended:
+		return &Error{Code: CodeFlowSuspended, Dialect: a.flow.Dialect, TokenID: a.id}
+	case Completed, Terminated:
+		return &Error{Code: CodeFlowEnded, Dialect: a.flow.Dialect, TokenID: a.id}
+	}
+	return &Error{Code: CodeFlowNotStarted, Dialect: a.flow.Dialect, TokenID: a.id}
+}
+
+// String returns the flow's id and nothing else: it ends up in placeholders and logs.
+func (a *Access) String() string { return a.flow.ID }
+
+// Verify decides whether a token opens what is asked for. A token opens only what its EDR named: the endpoint issued
+// for the flow, at a site that serves its dataset (docs/decisions: what a token opens). The signature and the record
+// are looked at when a token is first seen; expiry, state, endpoint and dataset on every use.
+//
+// The error is an *Error; CodeUnavailable means "cannot tell".
+func (s *Service) Verify(ctx context.Context, token string, at Request, site *Site) (*Access, error) {
+	hash := tokenHash(sha256.Sum256([]byte(token)))
+	a := s.verdicts.get(&hash)
+	if a == nil {
+		var err error
+		a, err = s.admit(ctx, token, &hash)
+		if err != nil {
+			return nil, err
+		}
+	}
+	now := s.c.Now()
+	// RFC 7519 §4.1.4: not on or after the expiry. No leeway: the clock is the one that set it.
+	if now.Unix() >= a.expires {
+		return nil, &Error{Code: CodeTokenExpired, Dialect: a.flow.Dialect, TokenID: a.id}
+	}
+	err := a.Live()
+	if err != nil {
+		return nil, err
+	}
+	if !a.covers(at) {
+		return nil, &Error{Code: CodeWrongEndpoint, Dialect: a.flow.Dialect, TokenID: a.id}
+	}
+	if !site.serves(a.flow) {
+		return nil, &Error{Code: CodeWrongDataset, Dialect: a.flow.Dialect, TokenID: a.id}
+	}
+	if !a.live.marked.Load() {
+		s.markUsed(a)
+	}
+	return a, nil
+}
+
+// admit verifies a token that is not remembered and remembers it.
+func (s *Service) admit(ctx context.Context, token string, hash *tokenHash) (*Access, error) {
+	start := s.c.Now()
+	claims, err := s.readAccessToken(token)
+	s.c.Observer.Stage("verify", "sign", s.c.Now().Sub(start))
+	if err != nil {
+		return nil, err
+	}
+	key := flowKey(s.c.Participant, claims.Flow)
+	live, pinned := s.c.Live.enter(key)
+	start = s.c.Now()
+	record, err := s.c.Store.Get(ctx, flowKind, key)
+	s.c.Observer.Stage("verify", "store", s.c.Now().Sub(start))
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, &Error{Code: CodeFlowUnknown, TokenID: claims.ID}
+	}
+	if err != nil {
+		return nil, unavailable(err, "reading flow %s", claims.Flow)
+	}
+	f, err := decodeFlow(record.Data)
+	if err != nil {
+		return nil, unavailable(err, "flow %s", claims.Flow)
+	}
+	live.advance(record.Version, f.State)
+	live.owner.Store(&f.ControlPlane)
+	if pinned != nil && s.mayEnd(pinned.caller, f.ControlPlane) {
+		live.pinned.Store(&pinned.op.state)
+	}
+	if !f.Used.IsZero() {
+		live.marked.Store(true)
+	}
+	a := &Access{flow: f, live: live, keys: s.c.Keys, id: claims.ID, expires: claims.Expires}
+	if f.State.Ended() {
+		// Its endpoint and secrets are gone, so there is nothing to remember.
+		return nil, a.Live()
+	}
+	err = a.bindEndpoint(f.Endpoint)
+	if err != nil {
+		return nil, unavailable(err, "endpoint of flow %s", f.ID)
+	}
+	return s.verdicts.put(hash, a), nil
+}
+
+func (a *Access) bindEndpoint(endpoint string) error {
+	u, err := url.Parse(endpoint)
+	if err != nil {
+		return err
+	}
+	a.port = defaultPort(u.Scheme)
+	a.host = bareHost(u.Host, a.port)
+	path, err := canonical.Path(u.EscapedPath(), canonical.Options{AllowEncodedSlash: true, AllowEncodedPercent: true, AllowDoubleSlash: true})
+	if err != nil {
+		return err
+	}
+	a.path = strings.TrimSuffix(path, "/")
+	return nil
+}
+
+// covers compares the host without case and default port, and the path by whole segments.
+func (a *Access) covers(at Request) bool {
+	if at.Host != a.host && bareHost(at.Host, a.port) != a.host {
+		return false
+	}
+	if a.path == "" {
+		return true
+	}
+	_, ok := canonical.Under(at.Path, a.path)
+	return ok
+}
+
+func bareHost(host, port string) string {
+	host = strings.ToLower(host)
+	if port == "" {
+		return host
+	}
+	return strings.TrimSuffix(host, ":"+port)
+}
+
+func defaultPort(scheme string) string {
+	switch scheme {
+	case "https":
+		return "443"
+	case "http":
+		return "80"
+	}
+	return ""
+}
+
+// serves decides by the dataset and route that the flow was created with.
+func (s *Site) serves(f *Flow) bool {
+	if s.AnyDataset || s.OwnBackend {
+		return true
+	}
+	if _, ok := s.Datasets[f.Dataset]; ok {
+		return true
+	}
+	if f.Route == "" {
+		return false
+	}
+	_, ok := s.Routes[f.Route]
+	return ok
+}
+
+// source opens the stored source address of a flow.
+func (r *Ring) source(f *Flow) (*Source, error) {
+	if f.Source == nil {
+		return nil, nil
+	}
+	s := new(Source)
+	err := r.unseal(f.Source, f.key(), s)
+	if err != nil {
+		return nil, unavailable(err, "source address of flow %s", f.ID)
+	}
+	return s, nil
+}
+
+// markUsed records the first use of a flow, once and in the background: a data request does not wait for the disk. If
+// too many wait, a later request tries again.
+func (s *Service) markUsed(a *Access) {
+	if !a.flow.Used.IsZero() || !a.live.marked.CompareAndSwap(false, true) {
+		return
+	}
+	select {
+	case s.marks <- mark{flow: a.flow.ID, at: s.c.Now().Truncate(time.Second), live: a.live}:
+	default:
+		a.live.marked.Store(false)
+	}
+}
