@@ -54,7 +54,7 @@ func TestObject(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !reflect.DeepEqual(got, tt.want) {
+			if !reflect.DeepEqual(got, tt.want) || got.lower != "" {
 				t.Fatalf("got %+v\nwant %+v", got, tt.want)
 			}
 		})
