@@ -62,10 +62,9 @@ func (s *Source) Equal(o *Source) bool {
 	return same
 }
 
-// Terms are the binding fields of a flow: what a repeated start must have in common with the first one. They never
-// change (docs/decisions: identity of a flow).
+// Terms are, with the control plane that asked, the binding fields of a flow: what a repeated start must have in common
+// with the first one. They never change (docs/decisions: identity of a flow).
 type Terms struct {
-	ControlPlane string  // configured name of the control plane that started the flow
 	Counterparty string  // DPS counterPartyId, classic participantId
 	Audience     string  // Tractus-X property https://w3id.org/tractusx/auth/audience; empty if absent
 	Dataset      string  // datasetId

@@ -102,7 +102,7 @@ func dpsStart(id string) StartRequest {
 	return StartRequest{
 		Dialect: DPS, MessageID: "start-" + id, ProcessID: id, ProfileRenews: true, RenewalRequired: true,
 		Profile: "https://w3id.org/dspace-sig/profile/http-pull",
-		Terms:   Terms{ControlPlane: string(controlPlane), Counterparty: consumerDID, Dataset: "asset-1", Agreement: "agreement-1"},
+		Terms:   Terms{Counterparty: consumerDID, Dataset: "asset-1", Agreement: "agreement-1"},
 	}
 }
 
@@ -112,7 +112,7 @@ func classicStart(id string) StartRequest {
 		Dialect: Classic, ProcessID: id, Profile: "HttpData",
 		BPN: "BPNL000000000001",
 		Terms: Terms{
-			ControlPlane: string(controlPlane), Counterparty: consumerDID, Audience: consumerDID, Dataset: "asset-1", Agreement: "agreement-1",
+			Counterparty: consumerDID, Audience: consumerDID, Dataset: "asset-1", Agreement: "agreement-1",
 			Source: &Source{Type: "HttpData", Properties: map[string]string{"baseUrl": "https://backend.example/api", "authCode": "CANARY-backend"}},
 		},
 	}

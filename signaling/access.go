@@ -1,0 +1,243 @@
+package signaling
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"github.com/edrgate/edrgate/tokens"
+)
+
+// Access tells which control plane a request comes from. Implementations are safe for concurrent use.
+type Access interface {
+	// Identify returns the configured name of the control plane that sent r. It looks at the header fields and the
+	// connection, never at the body. An error made by Unauthorized or Forbidden refuses the request; any other one means
+	// that nobody can tell, and is answered with 503.
+	Identify(r *http.Request) (tokens.Caller, error)
+}
+
+// DefaultControlPlane is the name of a control plane that was configured without one.
+const DefaultControlPlane = "default"
+
+// Unauthorized refuses a request whose credential is missing or wrong: 401 with the challenge as WWW-Authenticate
+// (RFC 9110 §15.5.2). detail is for the log.
+func Unauthorized(challenge, detail string) error {
+	return &refusal{
+		status: http.StatusUnauthorized, outcome: outcomeUnauthorized, text: "not authenticated",
+		challenge: challenge, detail: detail,
+	}
+}
+
+// Forbidden refuses a request that no credential would help: 403. detail is for the log.
+func Forbidden(detail string) error {
+	return &refusal{status: http.StatusForbidden, outcome: outcomeForbidden, text: "not allowed", detail: detail}
+}
+
+// Digest is the SHA-256 of a bearer token, so that neither configuration nor memory holds the token.
+type Digest [sha256.Size]byte
+
+// DigestOf returns the digest of a token.
+func DigestOf(token string) Digest { return sha256.Sum256([]byte(token)) }
+
+// digestPrefix tells a digest in a configuration from a token.
+const digestPrefix = "sha256:"
+
+// ParseDigest reads "sha256:" and 64 hexadecimal digits.
+func ParseDigest(s string) (Digest, error) {
+	var d Digest
+	digits, ok := strings.CutPrefix(s, digestPrefix)
+	if !ok || len(digits) != hex.EncodedLen(len(d)) {
+		return Digest{}, errors.New("bearer token digest: want sha256: and 64 hexadecimal digits")
+	}
+	_, err := hex.Decode(d[:], []byte(digits))
+	if err != nil {
+		return Digest{}, errors.New("bearer token digest: want sha256: and 64 hexadecimal digits")
+	}
+	return d, nil
+}
+
+// String returns "redacted": a digest lets a guess be checked.
+func (Digest) String() string { return "redacted" }
+
+// Rule is one way in for one control plane. Exactly one of Bearer, Networks and Insecure is set; a control plane with
+// several ways has several rules.
+type Rule struct {
+	// ControlPlane is the name that flows are owned by. Changing the credential does not change it. Empty:
+	// DefaultControlPlane.
+	ControlPlane string
+
+	// Bearer are the digests of the tokens that may come in an Authorization header (RFC 6750 §2.1). Several let a
+	// token be replaced without a gap.
+	Bearer []Digest
+
+	// Networks are the networks that a request may come from, by the address of the peer of the connection.
+	// X-Forwarded-For is never looked at: whoever reaches the port can write it. This is the way for classic EDC, which
+	// cannot authenticate.
+	Networks []netip.Prefix
+
+	// Insecure lets everybody in. It must be the only rule.
+	Insecure bool
+}
+
+func (r Rule) name() tokens.Caller {
+	if r.ControlPlane == "" {
+		return DefaultControlPlane
+	}
+	return tokens.Caller(r.ControlPlane)
+}
+
+// AccessList is Access by configured rules.
+type AccessList struct {
+	bearers  []bearerRule
+	networks []networkRule
+	insecure tokens.Caller // empty: no
+	browsers *http.CrossOriginProtection
+}
+
+type bearerRule struct {
+	digest Digest
+	caller tokens.Caller
+}
+
+type networkRule struct {
+	prefix netip.Prefix
+	caller tokens.Caller
+}
+
+// NewAccessList checks rules. Where networks of two control planes overlap, the smaller network wins.
+func NewAccessList(rules []Rule) (*AccessList, error) {
+	if len(rules) == 0 {
+		return nil, errors.New("nobody may signal: set a bearer token or a network, or insecure for everybody")
+	}
+	a := &AccessList{browsers: http.NewCrossOriginProtection()}
+	for _, rule := range rules {
+		err := a.add(rule)
+		if err != nil {
+			return nil, fmt.Errorf("control plane %q: %w", rule.name(), err)
+		}
+	}
+	if a.insecure != "" && len(rules) > 1 {
+		return nil, fmt.Errorf("control plane %q: insecure lets everybody in, so it must be the only rule", a.insecure)
+	}
+	return a, nil
+}
+
+func (a *AccessList) add(rule Rule) error {
+	ways := 0
+	for _, set := range []bool{len(rule.Bearer) > 0, len(rule.Networks) > 0, rule.Insecure} {
+		if set {
+			ways++
+		}
+	}
+	if ways != 1 {
+		return errors.New("want exactly one of bearer tokens, networks and insecure")
+	}
+	for _, d := range rule.Bearer {
+		for _, other := range a.bearers {
+			if other.digest == d && other.caller != rule.name() {
+				return fmt.Errorf("bearer token is also that of %q", other.caller)
+			}
+		}
+		a.bearers = append(a.bearers, bearerRule{d, rule.name()})
+	}
+	for _, p := range rule.Networks {
+		if !p.IsValid() || p.Addr().Is4In6() {
+			return fmt.Errorf("network %s: want an IPv4 or IPv6 prefix", p)
+		}
+		if p != p.Masked() {
+			return fmt.Errorf("network %s has host bits set, want %s", p, p.Masked())
+		}
+		for _, other := range a.networks {
+			if other.prefix == p && other.caller != rule.name() {
+				return fmt.Errorf("network %s is also that of %q", p, other.caller)
+			}
+		}
+		a.networks = append(a.networks, networkRule{p, rule.name()})
+	}
+	if rule.Insecure {
+		a.insecure = rule.name()
+	}
+	return nil
+}
+
+// Identify implements Access. A bearer token counts before the network, so that a control plane with a token is not taken
+// for the one whose network it happens to be in.
+func (a *AccessList) Identify(r *http.Request) (tokens.Caller, error) {
+	token, presented := bearerToken(r.Header)
+	if presented {
+		caller, ok := a.byToken(token)
+		if ok {
+			return caller, nil
+		}
+	}
+	caller, ok := a.byNetwork(r.RemoteAddr)
+	if !ok && a.insecure != "" {
+		caller, ok = a.insecure, true
+	}
+	if ok {
+		// The peer's address is no credential that a web page lacks: a browser inside the network would send a forged
+		// terminate for it.
+		err := a.browsers.Check(r)
+		if err != nil {
+			return "", Forbidden("sent by a web page of another origin")
+		}
+		return caller, nil
+	}
+	if len(a.bearers) == 0 {
+		return "", Forbidden("peer is in no configured network")
+	}
+	if presented {
+		return "", Unauthorized(`Bearer error="invalid_token"`, "unknown bearer token")
+	}
+	return "", Unauthorized("Bearer", "no bearer token") // RFC 6750 §3.1: no error code if nothing was presented
+}
+
+// byToken compares with every digest, so that the time says nothing of which one was near.
+func (a *AccessList) byToken(token string) (tokens.Caller, bool) {
+	digest := DigestOf(token)
+	var caller tokens.Caller
+	for _, rule := range a.bearers {
+		if subtle.ConstantTimeCompare(digest[:], rule.digest[:]) == 1 {
+			caller = rule.caller
+		}
+	}
+	return caller, caller != ""
+}
+
+func (a *AccessList) byNetwork(remote string) (tokens.Caller, bool) {
+	if len(a.networks) == 0 {
+		return "", false
+	}
+	peer, err := netip.ParseAddrPort(remote)
+	if err != nil {
+		return "", false // a unix socket, for example
+	}
+	addr := peer.Addr().Unmap().WithZone("")
+	bits := -1
+	var caller tokens.Caller
+	for _, rule := range a.networks {
+		if rule.prefix.Contains(addr) && rule.prefix.Bits() > bits {
+			bits, caller = rule.prefix.Bits(), rule.caller
+		}
+	}
+	return caller, bits >= 0
+}
+
+// bearerToken returns the token of the one Authorization header. Two of them are none: the checker and whoever logs the
+// request might choose differently.
+func bearerToken(h http.Header) (string, bool) {
+	values := h.Values("Authorization")
+	if len(values) != 1 {
+		return "", false
+	}
+	scheme, token, found := strings.Cut(values[0], " ")
+	if !found || !strings.EqualFold(scheme, "Bearer") || token == "" {
+		return "", false
+	}
+	return token, true
+}

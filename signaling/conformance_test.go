@@ -1,0 +1,239 @@
+package signaling
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/edrgate/edrgate/store/memory"
+	"github.com/edrgate/edrgate/tokens"
+)
+
+const kitDID = "did:web:localhost%3A8083"
+
+// unreachable stands for DID resolution, which signaling never needs.
+type unreachable struct{}
+
+func (unreachable) ResolveKey(context.Context, string, string) (crypto.PublicKey, error) {
+	return nil, errors.New("no DID is resolved by signaling")
+}
+
+func (unreachable) RefetchKey(context.Context, string, string) (crypto.PublicKey, error) {
+	return nil, errors.New("no DID is resolved by signaling")
+}
+
+// gateway is a handler over the real token core, behind a server.
+type gateway struct {
+	t      *testing.T
+	core   *tokens.Service
+	server *httptest.Server
+}
+
+func newGateway(t *testing.T) *gateway {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ring, err := tokens.NewRing([]tokens.RingKey{{Signer: key, State: tokens.KeyActive, Name: "test"}}, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	core, err := tokens.New(tokens.Config{
+		Participant: "default", DID: ourDID, Keys: ring, Store: memory.New(time.Now), Live: tokens.NewLive(),
+		Resolver: unreachable{}, ControlPlanes: []string{DefaultControlPlane}, PublicURL: "https://data.provider.example/public",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := New(Config{Flows: core, Access: anybody(t), Serving: everything(t), CheckSource: anySource, DID: ourDID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &gateway{t: t, core: core, server: httptest.NewServer(h)}
+	t.Cleanup(g.server.Close)
+	return g
+}
+
+type kitAnswer struct {
+	DataFlowID  string
+	State       string
+	DataAddress *struct {
+		EndpointType       string
+		Endpoint           string
+		EndpointProperties []struct{ Name, Value string }
+	}
+}
+
+func (a kitAnswer) property(name string) string {
+	for _, p := range a.DataAddress.EndpointProperties {
+		if p.Name == name {
+			return p.Value
+		}
+	}
+	return ""
+}
+
+func (g *gateway) send(method, path, body string) (int, kitAnswer) {
+	g.t.Helper()
+	r, err := http.NewRequestWithContext(g.t.Context(), method, g.server.URL+path, strings.NewReader(body))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "dummy-authorization")
+	if body != "" {
+		r.Header.Set("Content-Type", "application/json; charset=utf-8")
+	}
+	response, err := g.server.Client().Do(r)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	var a kitAnswer
+	_ = json.NewDecoder(response.Body).Decode(&a) // some answers have no body
+	return response.StatusCode, a
+}
+
+// start is the kit's start: no labels, metadata and callback address.
+func (g *gateway) start(profile string) kitAnswer {
+	g.t.Helper()
+	status, a := g.send(http.MethodPost, "/dataflows/start", dpsStart(map[string]any{
+		"participantId": ourDID, "counterPartyId": kitDID, "dataspaceContext": "tck-dataspace", "profile": profile,
+		"processId": "process-of-the-kit", "labels": absent, "metadata": absent,
+	}))
+	if status/100 != 2 || a.State != "STARTED" || a.DataAddress == nil || a.DataFlowID == "" {
+		g.t.Fatalf("start: status %d, %+v", status, a)
+	}
+	return a
+}
+
+func (g *gateway) step(flow, operation, body string) kitAnswer {
+	g.t.Helper()
+	status, a := g.send(http.MethodPost, "/dataflows/"+flow+"/"+operation, body)
+	if status/100 != 2 {
+		g.t.Fatalf("%s: status %d", operation, status)
+	}
+	return a
+}
+
+func (g *gateway) wantState(flow, state string) {
+	g.t.Helper()
+	status, a := g.send(http.MethodGet, "/dataflows/"+flow+"/status", "")
+	if status/100 != 2 || a.State != state || a.DataFlowID != flow {
+		g.t.Fatalf("status: %d, %+v, want %s", status, a, state)
+	}
+}
+
+// TestConformanceKit has the cases of the DPS conformance kit (dps-tck 1.2) for a provider's pull data plane, as far as
+// they need no renewal endpoint.
+func TestConformanceKit(t *testing.T) {
+	const messageID = `{"messageId":"m-2"}`
+	t.Run("DP_P_PULL:01-01", func(t *testing.T) {
+		g := newGateway(t)
+		flow := g.start("http-pull").DataFlowID
+		g.wantState(flow, "STARTED")
+		g.step(flow, "completed", `{}`)
+		g.wantState(flow, "COMPLETED")
+	})
+	t.Run("DP_P_PULL:01-02", func(t *testing.T) {
+		g := newGateway(t)
+		flow := g.start("http-pull").DataFlowID
+		g.wantState(flow, "STARTED")
+		g.step(flow, "terminate", `{"messageId":"m-2","reason":"any"}`)
+		g.wantState(flow, "TERMINATED")
+	})
+	t.Run("DP_P_PULL:02-01", func(t *testing.T) {
+		g := newGateway(t)
+		first := g.start("http-pull")
+		flow := first.DataFlowID
+		g.step(flow, "suspend", messageID)
+		g.wantState(flow, "SUSPENDED")
+		again := g.step(flow, "resume", `{"messageId":"m-3"}`)
+		if again.State != "STARTED" || again.DataAddress == nil {
+			t.Fatalf("resume: %+v", again)
+		}
+		// An EDC 0.18 consumer never sees the EDR of a resume.
+		if again.property("refreshToken") != first.property("refreshToken") {
+			t.Error("the refresh token changed")
+		}
+		g.wantState(flow, "STARTED")
+	})
+	t.Run("DP_P_PULL:02-02", func(t *testing.T) {
+		g := newGateway(t)
+		flow := g.start("http-pull").DataFlowID
+		g.step(flow, "suspend", messageID)
+		g.wantState(flow, "SUSPENDED")
+		g.step(flow, "terminate", `{"messageId":"m-3","reason":"any"}`)
+		g.wantState(flow, "TERMINATED")
+	})
+	t.Run("DP_P_HTTP_PULL:01-01 start", func(t *testing.T) {
+		g := newGateway(t)
+		a := g.start(profilePull)
+		g.wantState(a.DataFlowID, "STARTED")
+		if a.DataAddress.EndpointType != profilePull || !strings.HasPrefix(a.DataAddress.Endpoint, "https://") {
+			t.Errorf("address %+v", a.DataAddress)
+		}
+		if a.property("authType") != "bearer" || a.property("authorization") == "" || a.property("refreshToken") == "" ||
+			a.property("expiresIn") != "300" || a.property("refreshEndpoint") != "https://data.provider.example/public/token" {
+			t.Errorf("properties %+v", a.DataAddress.EndpointProperties)
+		}
+		for _, p := range a.DataAddress.EndpointProperties {
+			plain := p.Name[strings.LastIndex(p.Name, "/")+1:]
+			if p.Value != a.property(plain) {
+				t.Errorf("%s differs from %s", p.Name, plain)
+			}
+		}
+	})
+}
+
+// TestClassicLifeOnTheCore is a flow's life as EDC 0.17 and Tractus-X drive it.
+func TestClassicLifeOnTheCore(t *testing.T) {
+	g := newGateway(t)
+	start := func(want int, change map[string]any) {
+		t.Helper()
+		status, _ := g.send(http.MethodPost, "/v1/dataflows/start", classicStart(change))
+		if status != want {
+			t.Fatalf("start: status %d, want %d", status, want)
+		}
+	}
+	notice := func(operation string) {
+		t.Helper()
+		status, _ := g.send(http.MethodPost, "/v1/dataflows/tp-1/"+operation, `{"@type":"DataFlowSuspendMessage"}`)
+		if status != http.StatusNoContent {
+			t.Fatalf("%s: status %d", operation, status)
+		}
+	}
+	state := func(want string) {
+		t.Helper()
+		status, a := g.send(http.MethodGet, "/v1/dataflows/tp-1/state", "")
+		if status != http.StatusOK || a.State != want {
+			t.Fatalf("state: %d %s, want %s", status, a.State, want)
+		}
+	}
+	start(200, nil)
+	start(200, nil)
+	start(409, map[string]any{"sourceDataAddress": source("HttpData", edcNS+"baseUrl", "http://other.example")})
+	notice("suspend")
+	state("SUSPENDED")
+	notice("suspend")
+	start(200, map[string]any{"destinationDataAddress": source("HttpData", edcNS+"authorization", "old")})
+	state("STARTED")
+	notice("terminate")
+	state("TERMINATED")
+	notice("terminate")
+	notice("suspend")
+	start(409, nil)
+	flow, err := g.core.Flow(t.Context(), "tp-1")
+	if err != nil || flow.BoundDID != theirDID {
+		t.Errorf("flow %+v, %v", flow, err)
+	}
+}

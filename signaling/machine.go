@@ -1,0 +1,196 @@
+package signaling
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+
+	"github.com/edrgate/edrgate/tokens"
+)
+
+// Flows is the token core, as far as signaling needs it. *tokens.Service is one.
+type Flows interface {
+	// Start creates a flow, or answers a repeated start again.
+	Start(ctx context.Context, caller tokens.Caller, r tokens.StartRequest) (*tokens.EDR, error)
+	// Resume unblocks a suspended flow.
+	Resume(ctx context.Context, caller tokens.Caller, m tokens.Message) (*tokens.EDR, error)
+	// Suspend, Terminate and Complete take access away. They fail only where nobody can tell, or for an impossible id.
+	Suspend(ctx context.Context, caller tokens.Caller, m tokens.Message) (tokens.Ending, error)
+	Terminate(ctx context.Context, caller tokens.Caller, m tokens.Message) (tokens.Ending, error)
+	Complete(ctx context.Context, caller tokens.Caller, m tokens.Message) (tokens.Ending, error)
+	// Status returns a flow of the caller's.
+	Status(ctx context.Context, caller tokens.Caller, processID string) (*tokens.Flow, error)
+}
+
+var _ Flows = (*tokens.Service)(nil)
+
+// machine decides what becomes of a message, in the words of no dialect. The states are DPS's (DPS §1.3); classic
+// signaling has a part of them.
+type machine struct {
+	flows       Flows
+	serving     func() *Serving
+	checkSource func(*tokens.Source) error
+	turns       *turns
+}
+
+// result is what became of a message that was carried out, or had nothing to change.
+type result struct {
+	outcome string
+	edr     *tokens.EDR  // of start and resume
+	flow    *tokens.Flow // of status
+
+	// warn says that the message did not find what its sender believes is there.
+	warn bool
+
+	// ignoredSource says that the start's source address is not used, as the operator wants it.
+	ignoredSource bool
+}
+
+func granted(edr *tokens.EDR) *result {
+	r := &result{outcome: string(tokens.Applied), edr: edr}
+	if edr.Repeated {
+		r.outcome = string(tokens.Already)
+	}
+	return r
+}
+
+func (m *machine) start(ctx context.Context, caller tokens.Caller, msg *startMessage) (*result, error) {
+	request := msg.request
+	serving := m.serving()
+	if serving == nil {
+		return nil, &refusal{
+			status: http.StatusServiceUnavailable, outcome: outcomeUnavailable, text: textUnavailable,
+			detail: "the sites are not known yet",
+		}
+	}
+	at, err := serving.place(request.Terms.Dataset, msg.address != nil)
+	if err != nil {
+		return nil, err
+	}
+	request.Route, request.Endpoint = at.route, at.endpoint
+	var fromAddress string
+	if msg.address != nil {
+		fromAddress = msg.address.bpn
+		request.AgreementID = msg.address.agreement
+	}
+	request.BPN = assertedBPN(fromAddress, msg.bpn, request.Terms.Counterparty)
+	if at.usesSource {
+		err := m.admit(msg.address)
+		if err != nil {
+			return nil, err
+		}
+		// An address that is not used is not kept either: it holds credentials.
+		request.Terms.Source = &msg.address.source
+	}
+
+	done, ok := m.turns.take(ctx, caller)
+	if !ok {
+		return nil, &refusal{
+			status: http.StatusServiceUnavailable, outcome: outcomeBusy, text: textUnavailable,
+			detail: "too many starts of this control plane at once",
+		}
+	}
+	defer done()
+	edr, err := m.flows.Start(ctx, caller, request)
+	if err != nil {
+		return nil, refusalOf(err, true)
+	}
+	r := granted(edr)
+	r.ignoredSource = msg.address != nil && !at.usesSource
+	return r, nil
+}
+
+// admit decides whether a source address may be used. It is looked at here because a refusal now ends the transfer with a
+// reason, while a refusal at the first data request leaves a consumer with a token that opens nothing.
+func (m *machine) admit(a *sourceAddress) error {
+	err := a.check()
+	if err != nil {
+		return err
+	}
+	if m.checkSource == nil {
+		return unserved("no backends are configured for source addresses")
+	}
+	err = m.checkSource(&a.source)
+	if err != nil {
+		// What is wrong tells of the operator's network.
+		return &refusal{
+			status: http.StatusBadRequest, outcome: outcomeUnserved,
+			text: "this data plane does not serve the source address", cause: err,
+		}
+	}
+	return nil
+}
+
+func (m *machine) resume(ctx context.Context, caller tokens.Caller, msg tokens.Message) (*result, error) {
+	edr, err := m.flows.Resume(ctx, caller, msg)
+	if err != nil {
+		return nil, refusalOf(err, false)
+	}
+	return granted(edr), nil
+}
+
+// end carries out suspend, terminate and complete.
+//
+// Terminate and complete succeed whatever is there: a control plane that is refused ends its own side and leaves its
+// counterparty's open (observed on EDC 0.11 to 0.18), and nothing is left open here in either case. A suspend of classic
+// signaling likewise. DPS §1.1 has 404 for a suspend of what is unknown, and EDC then terminates both sides, which is
+// what a flow that is gone deserves.
+func (m *machine) end(ctx context.Context, op operation, caller tokens.Caller, msg tokens.Message) (*result, error) {
+	act := m.flows.Terminate
+	switch op {
+	case opSuspend:
+		act = m.flows.Suspend
+	case opComplete:
+		act = m.flows.Complete
+	}
+	ending, err := act(ctx, caller, msg)
+	if err != nil {
+		return nil, refusalOf(err, false)
+	}
+	r := &result{outcome: string(ending.Outcome)}
+	switch ending.Outcome {
+	case tokens.Applied, tokens.Already:
+		return r, nil
+	}
+	if op == opSuspend && msg.Dialect == tokens.DPS {
+		return nil, refusedSuspend(ending.Outcome)
+	}
+	r.warn = true
+	return r, nil
+}
+
+// refusedSuspend answers a DPS suspend that found no flow to suspend. A foreign flow reads like an unknown one.
+func refusedSuspend(o tokens.Outcome) *refusal {
+	if o == tokens.OutOfState {
+		return &refusal{status: http.StatusConflict, outcome: outcomeEnded, text: textState}
+	}
+	return &refusal{status: http.StatusNotFound, outcome: string(o), text: textUnknown}
+}
+
+func (m *machine) status(ctx context.Context, caller tokens.Caller, id string) (*result, error) {
+	flow, err := m.flows.Status(ctx, caller, id)
+	if err != nil {
+		return nil, refusalOf(err, false)
+	}
+	return &result{outcome: string(tokens.Applied), flow: flow}, nil
+}
+
+// level is the level of the log line for a result.
+func (r *result) level() slog.Level {
+	if r.warn {
+		return slog.LevelWarn
+	}
+	return slog.LevelInfo
+}
+
+// level is the level of the log line for a refusal: trouble of ours is an error; a flow that two parties see differently
+// needs somebody to look; the rest is the caller's.
+func (r *refusal) level() slog.Level {
+	switch {
+	case r.status >= http.StatusInternalServerError:
+		return slog.LevelError
+	case r.outcome == string(tokens.CodeConflict), r.outcome == string(tokens.CodeForeign):
+		return slog.LevelWarn
+	}
+	return slog.LevelInfo
+}
