@@ -1,0 +1,146 @@
+package did
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/base64"
+	"math/big"
+	"sync"
+	"testing"
+	"time"
+)
+
+var rsaKey = sync.OnceValue(func() *rsa.PrivateKey {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		panic(err)
+	}
+	return key
+})
+
+func b64(n *big.Int) string { return base64.RawURLEncoding.EncodeToString(n.Bytes()) }
+
+func TestPublicKeyAccepts(t *testing.T) {
+	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name    string
+		key     crypto.PublicKey
+		members map[string]any
+	}{
+		{"P-256", newECKey(t), nil},
+		{"P-384", &p384.PublicKey, nil},
+		{"Ed25519", newEdKey(t), nil},
+		{"RSA", &rsaKey().PublicKey, nil},
+		{"use sig", newECKey(t), map[string]any{"use": "sig"}},
+		{"key_ops verify", newECKey(t), map[string]any{"key_ops": []string{"verify"}}},
+		{"key_ops with verify", newECKey(t), map[string]any{"key_ops": []string{"sign", "verify"}}},
+		{"alg ES256", newECKey(t), map[string]any{"alg": "ES256"}},
+		{"alg EdDSA", newEdKey(t), map[string]any{"alg": "EdDSA"}},
+		{"alg PS256", &rsaKey().PublicKey, map[string]any{"alg": "PS256"}},
+		{"unknown member", newECKey(t), map[string]any{"x-vendor": map[string]any{"a": 1}}},
+		{"own certificate", hostIdentity().certificate.Leaf.PublicKey, map[string]any{
+			"x5c": []string{base64.StdEncoding.EncodeToString(hostIdentity().certificate.Leaf.Raw)},
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := jwkOf(t, c.key)
+			for name, v := range c.members {
+				m[name] = v
+			}
+			got, err := publicKey(encode(t, m))
+			wantKey(t, got, err, c.key)
+		})
+	}
+}
+
+func TestPublicKeyRefuses(t *testing.T) {
+	ec, ed, other := newECKey(t), newEdKey(t), newECKey(t)
+	pub := &rsaKey().PublicKey
+	even := new(big.Int).Sub(pub.N, big.NewInt(1))
+	p521, err := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	with := func(key crypto.PublicKey, name string, v any) map[string]any {
+		m := jwkOf(t, key)
+		if v == nil {
+			delete(m, name)
+			return m
+		}
+		m[name] = v
+		return m
+	}
+	for name, v := range map[string]any{
+		"private EC":          with(ec, "d", "AQ"),
+		"private Ed25519":     with(ed, "d", "AQ"),
+		"private RSA":         with(pub, "d", "AQ"),
+		"RSA with a prime":    with(pub, "p", "AQ"),
+		"RSA with oth":        with(pub, "oth", []any{}),
+		"null private member": []byte(`{"kty":"EC","d":null}`),
+		"symmetric":           map[string]any{"kty": "oct", "k": "c2VjcmV0"},
+		"use enc":             with(ec, "use", "enc"),
+		"use of another case": with(ec, "use", "SIG"),
+		"use no string":       with(ec, "use", 1),
+		"key_ops sign":        with(ec, "key_ops", []string{"sign"}),
+		"key_ops empty":       with(ec, "key_ops", []string{}),
+		"key_ops a string":    with(ec, "key_ops", "verify"),
+		"key_ops with null":   with(ec, "key_ops", []any{nil, "verify"}),
+		"alg of other curve":  with(ec, "alg", "ES384"),
+		"alg of encryption":   with(pub, "alg", "RSA-OAEP"),
+		"alg HS256":           with(pub, "alg", "HS256"),
+		"alg none":            with(ec, "alg", "none"),
+		"alg no string":       with(ec, "alg", 5),
+		"P-521":               jwkOf(t, &p521.PublicKey),
+		"secp256k1":           with(ec, "crv", "secp256k1"),
+		"wrong curve":         with(ec, "crv", "P-384"),
+		"no curve":            with(ec, "crv", nil),
+		"no type":             with(ec, "kty", nil),
+		"wrong type":          with(ec, "kty", "OKP"),
+		"X25519":              with(ed, "crv", "X25519"),
+		"Ed448":               with(ed, "crv", "Ed448"),
+		"no x":                with(ec, "x", nil),
+		"no y":                with(ec, "y", nil),
+		"off the curve":       with(ec, "y", jwkOf(t, other)["y"]),
+		"zero point":          map[string]any{"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"},
+		"coordinate too long": with(ec, "x", base64.RawURLEncoding.EncodeToString(make([]byte, 1000))),
+		"Ed25519 short":       with(ed, "x", "AAAA"),
+		"RSA 1024":            with(pub, "n", b64(new(big.Int).SetBit(big.NewInt(1), 1023, 1))),
+		"RSA 16384":           with(pub, "n", b64(new(big.Int).SetBit(big.NewInt(1), 16383, 1))),
+		"RSA even modulus":    with(pub, "n", b64(even)),
+		"RSA e 1":             with(pub, "e", "AQ"),
+		"RSA e 2":             with(pub, "e", "Ag"),
+		"RSA e 0":             with(pub, "e", "AA"),
+		"RSA e huge":          with(pub, "e", b64(pub.N)),
+		"RSA no n":            with(pub, "n", nil),
+		"foreign certificate": with(ec, "x5c", []string{base64.StdEncoding.EncodeToString(hostIdentity().certificate.Leaf.Raw)}),
+		"broken certificate":  with(ec, "x5c", []string{"AAAA"}),
+		"empty chain":         with(ec, "x5c", []string{}),
+		"chain no list":       with(ec, "x5c", "AAAA"),
+		"no object":           []byte(`[]`),
+		"null":                []byte(`null`),
+		"string":              []byte(`"key"`),
+		"absent":              []byte(nil),
+	} {
+		t.Run(name, func(t *testing.T) {
+			key, err := publicKey(encode(t, v))
+			if err == nil {
+				t.Errorf("accepted: %T", key)
+			}
+		})
+	}
+}
+
+// The certificate of the tests must be one, or the rows above prove nothing.
+func TestHostIdentity(t *testing.T) {
+	_, err := hostIdentity().certificate.Leaf.Verify(x509.VerifyOptions{Roots: hostIdentity().roots, CurrentTime: time.Now()})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
