@@ -1,0 +1,55 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+const exposition = `# HELP edrgate_renewals_total Renewals by result.
+# TYPE edrgate_renewals_total counter
+edrgate_renewals_total{result="proof_not_bound"} 1
+edrgate_renewals_total{result="replayed"} 2
+edrgate_renewals_total{result="rotated"} 3
+edrgate_tokens_issued_total{life="short",reason="start"} 4
+edrgate_data_requests_total{handler="edr_auth",reason="",verdict="admitted"} 5
+edrgate_data_requests_total{handler="edr_auth",reason="flow_ended",verdict="refused"} 6
+edrgate_data_requests_total{handler="edr_auth",reason="token_expired",verdict="refused"} 1
+edrgate_data_requests_total{handler="edr_proxy",reason="",verdict="admitted"} 8
+edrgate_data_requests_totally_other{handler="edr_proxy",verdict="admitted"} 1e+02
+go_goroutines 12
+`
+
+func TestCompare(t *testing.T) {
+	all, err := parseMetrics(exposition)
+	if err != nil {
+		t.Fatal(err)
+	}
+	counted := tally{
+		starts: 4, rotations: 3, repeats: 2, thefts: 1,
+		admitted: handlerCounts{auth: 5, proxy: 8}, refused: handlerCounts{auth: 7},
+	}
+	err = counted.compare(all)
+	if err != nil {
+		t.Errorf("equal counts differ: %v", err)
+	}
+	counted.request(false, 403)
+	counted.request(true, 200)
+	err = counted.compare(all)
+	for _, difference := range []string{
+		`edrgate_data_requests_total{handler="edr_auth",verdict="admitted"} is 5, but there were 6`,
+		`edrgate_data_requests_total{handler="edr_proxy",verdict="refused"} is 0, but there were 1`,
+	} {
+		if err == nil || !strings.Contains(err.Error(), difference) {
+			t.Errorf("no difference %q in %v", difference, err)
+		}
+	}
+}
+
+func TestParseMetricsRefuses(t *testing.T) {
+	for _, text := range []string{"edrgate_flows", "edrgate_flows{} many"} {
+		_, err := parseMetrics(text)
+		if err == nil {
+			t.Errorf("%q is read", text)
+		}
+	}
+}

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+)
+
+// issue makes a wallet stand in for the gateway: it signs an access token and publishes the key.
+func issue(t *testing.T, issuer string) (string, []byte) {
+	t.Helper()
+	gateway, err := newWallet("1", "gateway")
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := gateway.sign("at+jwt", "key-of-the-gateway", map[string]any{
+		"iss": issuer, "sub": "did:web:consumer.example", "exp": time.Now().Add(time.Hour).Unix(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: gateway.key.Public(), KeyID: "key-of-the-gateway"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token, keys
+}
+
+func TestVerifiedClaims(t *testing.T) {
+	token, keys := issue(t, providerDID)
+	subject, err := verifiedClaims(token, keys)
+	if err != nil || subject != "did:web:consumer.example" {
+		t.Errorf("subject %q, error %v", subject, err)
+	}
+	foreign, foreignKeys := issue(t, "did:web:other.example")
+	_, err = verifiedClaims(foreign, foreignKeys)
+	if err == nil {
+		t.Error("the token of another issuer passes")
+	}
+}
+
+// A forged token must be wrong in its signature only, or its refusal would show nothing.
+func TestForge(t *testing.T) {
+	token, keys := issue(t, providerDID)
+	thief, err := newWallet("1", "thief")
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged, err := thief.forge(token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = verifiedClaims(forged, keys)
+	if err == nil {
+		t.Error("the forged token verifies with the gateway's key")
+	}
+	own, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: thief.key.Public(), KeyID: "key-of-the-gateway"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	subject, err := verifiedClaims(forged, own)
+	if err != nil || subject != "did:web:consumer.example" {
+		t.Errorf("the forged token has lost its claims: subject %q, error %v", subject, err)
+	}
+}
