@@ -38,9 +38,6 @@ const (
 	valueThreshold = 1 << 20 // above any record: values in the value log would lose writes whose sync failed
 )
 
-// closeWait is how long Close waits for running calls.
-const closeWait = 10 * time.Second
-
 // Options configure a store. Dir is required.
 type Options struct {
 	// Dir is the directory of the store. It is created if it does not exist. Only one process can have it open.
@@ -68,6 +65,7 @@ type Options struct {
 	Observer Observer
 
 	checkEvery time.Duration // how often the guard looks; default 1 s
+	closeWait  time.Duration // how long Close waits for running calls; default 10 s
 }
 
 // Observer receives measurements. Its methods are called while writers wait: they must not block.
@@ -87,6 +85,8 @@ type Store struct {
 	clock    func() time.Time
 	log      *slog.Logger
 	observer Observer
+
+	closeWait time.Duration
 
 	db        *badgerdb.DB
 	calls     calls
@@ -120,7 +120,7 @@ func Open(o Options) (*Store, error) {
 		return nil, openError(o.Dir, err)
 	}
 
-	s := &Store{dir: o.Dir, clock: o.Clock, log: o.Logger, observer: o.Observer, db: db, guard: g}
+	s := &Store{dir: o.Dir, clock: o.Clock, log: o.Logger, observer: o.Observer, closeWait: o.closeWait, db: db, guard: g}
 	s.commits.store = s
 	s.calls.idle = make(chan struct{})
 	s.snapshots.start(db)
@@ -146,12 +146,12 @@ func (s *Store) prepare() error {
 // may then be called again.
 func (s *Store) Close() error {
 	s.calls.close()
-	timeout := time.NewTimer(closeWait)
+	timeout := time.NewTimer(s.closeWait)
 	defer timeout.Stop()
 	select {
 	case <-s.calls.idle:
 	case <-timeout.C:
-		return fmt.Errorf("close store %s: calls are still running after %s", s.dir, closeWait)
+		return fmt.Errorf("close store %s: calls are still running after %s", s.dir, s.closeWait)
 	}
 	var err error
 	s.release.Do(func() {
@@ -192,6 +192,9 @@ func (o Options) complete() (Options, error) {
 	o.MinFreeBytes = max(o.MinFreeBytes, criticalBytes)
 	if o.checkEvery == 0 {
 		o.checkEvery = time.Second
+	}
+	if o.closeWait == 0 {
+		o.closeWait = 10 * time.Second
 	}
 	return o, nil
 }

@@ -37,7 +37,6 @@ type change struct {
 	// Guarded by committer.mu.
 	group    *group // nil while queued
 	promoted bool   // its caller is to lead
-	dropped  bool   // its caller has gone
 
 	// Written by the leader before it is answered.
 	err      error
@@ -87,7 +86,7 @@ func (c *committer) do(ctx context.Context, apply func(*batch) error) error {
 	return ch.err
 }
 
-// withdraw drops ch if it is queued. Otherwise it waits until its closure has run, because the closure uses variables of
+// withdraw takes ch out of the queue if it is there. Otherwise it waits until its closure has run, because the closure uses variables of
 // the caller, which is about to return.
 func (c *committer) withdraw(ch *change) {
 	c.mu.Lock()
@@ -101,7 +100,8 @@ func (c *committer) withdraw(ch *change) {
 			return
 		}
 	}
-	ch.dropped = true
+	at := slices.Index(c.queue, ch)
+	c.queue = slices.Delete(c.queue, at, at+1)
 	if ch.promoted {
 		c.handOn()
 	}
@@ -129,18 +129,12 @@ func (c *committer) lead() {
 func (c *committer) take() *group {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	g := &group{edited: make(chan struct{}), err: errAborted}
-	taken := 0
-	for taken < len(c.queue) && len(g.changes) < maxGroup {
-		ch := c.queue[taken]
-		taken++
-		if ch.dropped {
-			continue
-		}
+	n := min(len(c.queue), maxGroup)
+	g := &group{changes: slices.Clone(c.queue[:n]), edited: make(chan struct{}), err: errAborted}
+	c.queue = slices.Delete(c.queue, 0, n)
+	for _, ch := range g.changes {
 		ch.group = g
-		g.changes = append(g.changes, ch)
 	}
-	c.queue = slices.Delete(c.queue, 0, taken)
 	return g
 }
 
@@ -172,17 +166,12 @@ func (c *committer) finish(g *group) {
 
 // handOn makes the first waiting caller the leader. The caller holds the lock.
 func (c *committer) handOn() {
-	for i, ch := range c.queue {
-		if ch.dropped {
-			continue
-		}
-		c.queue = slices.Delete(c.queue, 0, i)
-		ch.promoted = true
-		ch.wake <- struct{}{}
+	if len(c.queue) == 0 {
+		c.leading = false
 		return
 	}
-	c.queue = nil
-	c.leading = false
+	c.queue[0].promoted = true
+	c.queue[0].wake <- struct{}{}
 }
 
 func (g *group) close() {

@@ -81,7 +81,9 @@ func TestUnsealDetects(t *testing.T) {
 // Keys of expiries sort as their times do.
 func TestTimesSort(t *testing.T) {
 	times := []time.Time{
-		time.Unix(math.MinInt32, 0), {}, time.Unix(-1, 5), time.Unix(0, 0), time.Unix(0, 1), time.Unix(0, 999_999_999), time.Unix(1, 0),
+		time.Unix(math.MinInt32, 0),
+		{},
+		time.Unix(-1, 5), time.Unix(0, 0), time.Unix(0, 1), time.Unix(0, 999_999_999), time.Unix(1, 0),
 		time.Unix(math.MaxInt32, 0), time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC),
 	}
 	slices.SortFunc(times, time.Time.Compare)

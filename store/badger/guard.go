@@ -100,6 +100,7 @@ func (g *guard) start() {
 	if g.space() != SpaceOK {
 		g.log.Warn("store is short of space", "dir", g.dir, "state", g.space().String(), "min_free_bytes", g.minFree)
 	}
+	g.reserve.clean()
 	g.restore()
 	go g.watch()
 }

@@ -168,11 +168,20 @@ func TestEndingMeasuresAgain(t *testing.T) {
 
 func TestReserve(t *testing.T) {
 	dir := t.TempDir()
+	left := filepath.Join(dir, "reserve.part") // by a process that was killed
+	err := os.WriteFile(left, make([]byte, 100), 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
 	d := &disk{reserve: filepath.Join(dir, "reserve"), size: smallReserve}
 	seen := &recorder{}
 	s := onDisk(t, d, Options{Dir: dir, Observer: seen})
 	if reserveSize(t, dir) != smallReserve {
 		t.Fatalf("reserve has %d bytes after open", reserveSize(t, dir))
+	}
+	_, err = os.Stat(left)
+	if !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what was left of another reserve is still there: %v", err)
 	}
 	d.free.Store(criticalBytes - 1)
 	until(t, "the guard sees it", func() bool { return seen.saw(SpaceReserve) })

@@ -40,20 +40,27 @@ func (r *reserve) giveUp() error {
 	return nil
 }
 
+// clean removes what a process that was killed left of a reserve that it was writing. If it cannot, the next write says
+// so.
+func (r *reserve) clean() {
+	_ = os.Remove(r.part())
+}
+
+func (r *reserve) part() string { return r.path + ".part" }
+
 // write makes the file as long as there is room. Its content cannot be compressed, since a file system that compresses
 // would otherwise not set the space aside, and it is written under another name first, so that a file of this name and
 // size is always a whole one.
 func (r *reserve) write(room func() bool) error {
-	part := r.path + ".part"
-	err := fill(part, r.size, room)
+	err := fill(r.part(), r.size, room)
 	if err != nil {
-		removal := os.Remove(part)
+		removal := os.Remove(r.part())
 		if removal != nil && !errors.Is(removal, fs.ErrNotExist) {
 			return errors.Join(err, removal)
 		}
 		return err
 	}
-	err = os.Rename(part, r.path)
+	err = os.Rename(r.part(), r.path)
 	if err != nil {
 		return fmt.Errorf("write reserve: %w", err)
 	}
