@@ -1,0 +1,64 @@
+# What a release is built from. The versions of the tools are in tools/go.mod.
+CADDY_VERSION = v2.11.9
+MODULE = github.com/edrgate/edrgate
+
+TOOL = go tool -modfile=tools/go.mod
+FUZZTIME = 30s
+BENCHTIME = 1s
+
+.PHONY: all build build-pinned modules pins run test fuzz lint golden integration bench clean
+
+all: lint test build
+
+# The binary, as `xcaddy build` makes it for everybody. The version behind @ keeps xcaddy from asking the module proxy
+# for one.
+build:
+	$(TOOL) xcaddy build $(CADDY_VERSION) --output bin/caddy --with $(MODULE)@v0.0.0=.
+
+# The same binary from xcaddy/main.go and its pins, to build a release again later.
+build-pinned:
+	CGO_ENABLED=0 go build -C xcaddy -trimpath -ldflags "-w -s" -tags nobadger,nomysql,nopgx -o ../bin/caddy-pinned .
+
+# Shows that both have the same modules in the same versions.
+modules: build build-pinned
+	go version -m bin/caddy | awk '$$1 == "dep"' > bin/modules
+	go version -m bin/caddy-pinned | awk '$$1 == "dep"' | diff bin/modules -
+
+# After a change of go.mod.
+pins:
+	cd xcaddy && go mod tidy
+
+# Runs the quick start against the binary: make run ARGS="..."
+run: build
+	go run ./examples/quickstart $(ARGS)
+
+# The binary is what the integration tests run.
+test: build
+	go test -race -timeout 20m ./...
+
+# Runs every fuzz test for FUZZTIME.
+fuzz:
+	@set -e; for package in $$(go list ./...); do \
+		for name in $$(go test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
+			echo "$$package $$name"; go test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) $$package; \
+		done; \
+	done
+
+lint:
+	@files=$$($(TOOL) gofumpt -l .) && { test -z "$$files" || { echo "not formatted: $$files"; exit 1; }; }
+	go vet ./...
+	$(TOOL) staticcheck ./...
+
+# Writes what the golden files expect. Read the difference before you commit it.
+golden: build
+	go test ./integration -run TestCaddyfileAdapt -update
+
+# The tests that need the built binary.
+integration: build
+	go test -race -count=1 ./integration/...
+
+bench:
+	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
+
+clean:
+	rm -rf bin
