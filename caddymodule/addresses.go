@@ -1,0 +1,138 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/edrgate/edrgate/internal/canonical"
+)
+
+// addresses are the outside addresses of the gateway, the only source of what EDRs say. They are configured, never
+// taken from a request: whoever could choose the Host header could otherwise have EDRs name his own host.
+type addresses struct {
+	public      string // as written into EDRs
+	refreshPath string
+
+	// renewals are the host and path pairs at which consumers renew, of public_url and of each route's own; keySets
+	// those of the key sets beside them.
+	renewals, keySets map[hostPath]struct{}
+
+	insecure bool
+}
+
+type hostPath struct{ host, path string }
+
+func newAddresses(public, refreshPath string, insecure bool) (*addresses, error) {
+	if public == "" {
+		return nil, errors.New("public_url is required: where consumers reach the data, for example https://data.provider.example")
+	}
+	a := &addresses{refreshPath: refreshPath, insecure: insecure}
+	a.renewals, a.keySets = map[hostPath]struct{}{}, map[hostPath]struct{}{}
+	path, err := canonical.Path(refreshPath, canonical.Options{})
+	if err != nil || path != refreshPath || !strings.HasPrefix(path, "/") || strings.HasSuffix(path, "/") {
+		return nil, fmt.Errorf("refresh_path %q must begin with / and be a plain path, without a trailing /", refreshPath)
+	}
+	a.public, err = a.add(public)
+	if err != nil {
+		return nil, fmt.Errorf("public_url %s: %w", public, err)
+	}
+	return a, nil
+}
+
+// add checks a public_url, remembers where it is renewed at, and returns it without a trailing slash.
+func (a *addresses) add(public string) (string, error) {
+	u, err := url.Parse(public)
+	if err != nil {
+		return "", errors.New("not a URL")
+	}
+	if u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.Hostname() == "" {
+		return "", errors.New("must be an absolute https URL")
+	}
+	if u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
+		return "", errors.New("must have no user, query or fragment")
+	}
+	if u.Scheme == "http" && !a.insecure && !isLoopback(u.Hostname()) {
+		// Tractus-X token refresh and DPS token renewal demand TLS.
+		return "", errors.New("must be https: access tokens travel there; write `public_url <url> insecure` if TLS ends elsewhere")
+	}
+	path, err := canonical.Path(u.EscapedPath(), canonical.Options{})
+	if err != nil {
+		return "", fmt.Errorf("path: %w", err)
+	}
+	path = strings.TrimSuffix(path, "/")
+	host := foldHost(u.Host)
+	a.renewals[hostPath{host, path + a.refreshPath}] = struct{}{}
+	a.keySets[hostPath{host, path + keySetPath(a.refreshPath)}] = struct{}{}
+	return u.Scheme + "://" + strings.ToLower(u.Host) + path, nil
+}
+
+// isRenewal reports whether a request is one to the refresh endpoint: by its current path, so that prefixes may be
+// stripped before, or by the address it was sent to, so that they need not be.
+func (a *addresses) isRenewal(r *http.Request) bool { return a.matches(r, a.refreshPath, a.renewals) }
+
+// isKeySet is isRenewal for the key set, which lies beside the refresh endpoint.
+func (a *addresses) isKeySet(r *http.Request) bool {
+	return a.matches(r, keySetPath(a.refreshPath), a.keySets)
+}
+
+func keySetPath(refreshPath string) string {
+	return refreshPath[:strings.LastIndexByte(refreshPath, '/')] + "/jwks.json"
+}
+
+func (a *addresses) matches(r *http.Request, path string, outside map[hostPath]struct{}) bool {
+	current, ok := plainPath(r.URL)
+	if ok && current == path {
+		return true
+	}
+	sent := r.URL
+	original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request) // its Host is not set
+	if ok && original.URL != nil {
+		sent = original.URL
+	}
+	asSent, ok := plainPath(sent)
+	if !ok {
+		return false
+	}
+	_, found := outside[hostPath{foldHost(r.Host), asSent}]
+	return found
+}
+
+// plainPath returns the canonical path without a trailing slash; false if there is none.
+func plainPath(u *url.URL) (string, bool) {
+	path, err := canonical.Path(u.EscapedPath(), canonical.Options{})
+	if err != nil {
+		return "", false
+	}
+	return strings.TrimSuffix(path, "/"), true
+}
+
+// foldHost makes hosts comparable: lower case, without the default ports (RFC 3986 §6.2.3).
+func foldHost(host string) string {
+	host = strings.ToLower(host)
+	name, port, err := net.SplitHostPort(host)
+	if err != nil {
+		return host
+	}
+	if port != "80" && port != "443" && port != "" {
+		return host
+	}
+	if strings.Contains(name, ":") {
+		return "[" + name + "]"
+	}
+	return name
+}
+
+func isLoopback(host string) bool {
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	addr, err := netip.ParseAddr(host)
+	return err == nil && addr.IsLoopback()
+}

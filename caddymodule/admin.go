@@ -1,0 +1,324 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/edrgate/edrgate/store"
+	"github.com/edrgate/edrgate/tokens"
+)
+
+func init() {
+	caddy.RegisterModule(adminAPI{})
+}
+
+// adminAPI serves what an operator may see and do, on Caddy's admin endpoint:
+//
+//	GET  /edrgate/status             who the gateway is and whether its store is well
+//	GET  /edrgate/flows?after=&limit= a page of flows, in the order of their ids
+//	GET  /edrgate/flows/{id}         one flow
+//	POST /edrgate/flows/{id}/revoke  ends a flow for ever; optional body {"reason": "..."}
+//	GET  /edrgate/keys               the signing keys, and how many flows need each secret key
+//
+// No answer holds a token, a credential, a property of a source address, or the query of a URL.
+//
+// Caddy makes the module before the apps are loaded, once for each admin endpoint, and never cleans it up: it has no
+// state of its own.
+type adminAPI struct {
+	app *App
+}
+
+// CaddyModule returns the Caddy module information.
+func (adminAPI) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "admin.api.edrgate", New: func() caddy.Module { return new(adminAPI) }}
+}
+
+const adminRoot = "/edrgate/"
+
+// Provision takes the app, if it is configured. An app that cannot be loaded is no error here: loading the config fails
+// of it anyway, with a better message.
+func (a *adminAPI) Provision(ctx caddy.Context) error {
+	app, err := configuredApp(ctx)
+	if err == nil {
+		a.app = app
+	}
+	return nil
+}
+
+// Routes implements caddy.AdminRouter.
+func (a *adminAPI) Routes() []caddy.AdminRoute {
+	return []caddy.AdminRoute{{Pattern: adminRoot, Handler: caddy.AdminHandlerFunc(a.serve)}}
+}
+
+func (a *adminAPI) serve(w http.ResponseWriter, r *http.Request) error {
+	if a.app == nil {
+		return adminError(http.StatusNotFound, errors.New("the edrgate app is not configured"))
+	}
+	parts, err := adminPath(r.URL)
+	if err != nil {
+		return adminError(http.StatusBadRequest, err)
+	}
+	switch {
+	case len(parts) == 1 && parts[0] == "status":
+		return a.get(w, r, a.status)
+	case len(parts) == 1 && parts[0] == "keys":
+		return a.get(w, r, a.keys)
+	case len(parts) == 1 && parts[0] == "flows":
+		return a.get(w, r, a.flows)
+	case len(parts) == 2 && parts[0] == "flows":
+		return a.get(w, r, func(r *http.Request, s *tokens.Service) (any, error) { return a.flow(r, s, parts[1]) })
+	case len(parts) == 3 && parts[0] == "flows" && parts[2] == "revoke":
+		return a.post(w, r, func(r *http.Request, s *tokens.Service) (any, error) { return a.revoke(r, s, parts[1]) })
+	}
+	return adminError(http.StatusNotFound, errors.New("no such resource"))
+}
+
+// adminPath returns the segments below the root, each decoded on its own: the id of a flow may hold any character but
+// a slash.
+func adminPath(u *url.URL) ([]string, error) {
+	parts := strings.Split(strings.TrimSuffix(strings.TrimPrefix(u.EscapedPath(), adminRoot), "/"), "/")
+	for i, part := range parts {
+		decoded, err := url.PathUnescape(part)
+		if err != nil {
+			return nil, errors.New("the path is not well encoded")
+		}
+		parts[i] = decoded
+	}
+	return parts, nil
+}
+
+type adminOperation func(r *http.Request, s *tokens.Service) (any, error)
+
+func (a *adminAPI) get(w http.ResponseWriter, r *http.Request, do adminOperation) error {
+	return a.do(w, r, http.MethodGet, do)
+}
+
+func (a *adminAPI) post(w http.ResponseWriter, r *http.Request, do adminOperation) error {
+	return a.do(w, r, http.MethodPost, do)
+}
+
+func (a *adminAPI) do(w http.ResponseWriter, r *http.Request, method string, do adminOperation) error {
+	if r.Method != method {
+		w.Header().Set("Allow", method) // RFC 9110 §15.5.6
+		return adminError(http.StatusMethodNotAllowed, fmt.Errorf("method must be %s", method))
+	}
+	service, err := a.app.Service()
+	if err != nil {
+		return adminError(http.StatusServiceUnavailable, err)
+	}
+	body, err := do(r, service)
+	if err != nil {
+		return adminError(adminStatus(err), err)
+	}
+	writeJSON(w, http.StatusOK, body)
+	return nil
+}
+
+func adminError(status int, err error) error {
+	return caddy.APIError{HTTPStatus: status, Err: err}
+}
+
+// errAdminRequest is wrapped by what is wrong with a request itself.
+var errAdminRequest = errors.New("bad request")
+
+func adminStatus(err error) int {
+	if errors.Is(err, errAdminRequest) {
+		return http.StatusBadRequest
+	}
+	switch tokens.CodeOf(err) {
+	case tokens.CodeFlowUnknown:
+		return http.StatusNotFound
+	case tokens.CodeInvalid:
+		return http.StatusBadRequest
+	}
+	return http.StatusServiceUnavailable
+}
+
+// statusView is the answer of /edrgate/status.
+type statusView struct {
+	Version         string            `json:"version"`
+	DID             string            `json:"did"`
+	Participant     string            `json:"participant"`
+	PublicURL       string            `json:"public_url"`
+	RefreshEndpoint string            `json:"refresh_endpoint"`
+	ControlPlanes   []string          `json:"control_planes"`
+	Store           string            `json:"store"`
+	StoreState      string            `json:"store_state"` // ok, short_of_space or unusable
+	SigningKeys     []tokens.KeyInfo  `json:"signing_keys"`
+	Routes          map[string]string `json:"routes,omitempty"` // name to public URL
+}
+
+func (a *adminAPI) status(r *http.Request, _ *tokens.Service) (any, error) {
+	view := statusView{
+		Version:         version(),
+		DID:             a.app.DID,
+		Participant:     a.app.Participant,
+		PublicURL:       a.app.address.public,
+		RefreshEndpoint: a.app.address.public + a.app.RefreshPath,
+		ControlPlanes:   a.app.controlPlaneNames(),
+		Store:           storeName(a.app.opener),
+		StoreState:      "ok",
+		SigningKeys:     a.app.config.Keys.SigningKeys(),
+		Routes:          a.app.routes.endpoints,
+	}
+	err := a.app.storeHealth(r.Context())
+	switch {
+	case errors.Is(err, store.ErrFull):
+		view.StoreState = "short_of_space"
+	case err != nil:
+		view.StoreState = "unusable"
+	}
+	return view, nil
+}
+
+// keysView is the answer of /edrgate/keys.
+type keysView struct {
+	SigningKeys []tokens.KeyInfo `json:"signing_keys"`
+
+	// FlowsBySecretKey counts the flows whose refresh tokens or sealed source addresses need a secret key.
+	FlowsBySecretKey map[tokens.KeyID]int `json:"flows_by_secret_key"`
+}
+
+func (a *adminAPI) keys(r *http.Request, s *tokens.Service) (any, error) {
+	use, err := s.KeyUse(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	return keysView{SigningKeys: a.app.config.Keys.SigningKeys(), FlowsBySecretKey: use}, nil
+}
+
+// Sizes of a page of flows.
+const (
+	defaultPage = 100
+	maxPage     = 1000
+)
+
+// pageView is the answer of /edrgate/flows.
+type pageView struct {
+	Flows []flowView `json:"flows"`
+	Next  string     `json:"next,omitempty"` // what to ask for with after; empty: this was the last page
+}
+
+func (a *adminAPI) flows(r *http.Request, s *tokens.Service) (any, error) {
+	query := r.URL.Query()
+	limit := defaultPage
+	if query.Has("limit") {
+		asked, err := strconv.Atoi(query.Get("limit"))
+		if err != nil || asked < 1 || asked > maxPage {
+			return nil, fmt.Errorf("%w: limit must be a number from 1 to %d", errAdminRequest, maxPage)
+		}
+		limit = asked
+	}
+	flows, err := s.Flows(r.Context(), query.Get("after"), limit)
+	if err != nil {
+		return nil, err
+	}
+	page := pageView{Flows: make([]flowView, 0, len(flows))}
+	for _, f := range flows {
+		page.Flows = append(page.Flows, viewOf(f))
+	}
+	if len(flows) == limit {
+		page.Next = flows[len(flows)-1].ID
+	}
+	return page, nil
+}
+
+func (a *adminAPI) flow(r *http.Request, s *tokens.Service, id string) (any, error) {
+	f, err := s.Flow(r.Context(), id)
+	if err != nil {
+		return nil, err
+	}
+	return viewOf(f), nil
+}
+
+// revokeRequest is the body of a revocation.
+type revokeRequest struct {
+	Reason string `json:"reason"`
+}
+
+// revokeView is the answer to a revocation.
+type revokeView struct {
+	Outcome tokens.Outcome `json:"outcome"`
+	Flow    *flowView      `json:"flow,omitempty"`
+}
+
+const maxRevokeBytes = 4 << 10 // 4 KiB
+
+func (a *adminAPI) revoke(r *http.Request, s *tokens.Service, id string) (any, error) {
+	request := revokeRequest{Reason: "revoked by the operator"}
+	decoder := json.NewDecoder(io.LimitReader(r.Body, maxRevokeBytes))
+	decoder.DisallowUnknownFields()
+	err := decoder.Decode(&request)
+	if err != nil && !errors.Is(err, io.EOF) { // no body: the default
+		return nil, fmt.Errorf("%w: the body must be empty or an object with a reason", errAdminRequest)
+	}
+	ending, err := s.Revoke(r.Context(), id, request.Reason)
+	if err != nil {
+		return nil, err
+	}
+	a.app.logger.Info("flow revoked by the operator", "flow", id, "outcome", string(ending.Outcome))
+	view := revokeView{Outcome: ending.Outcome}
+	if ending.Flow != nil {
+		shown := viewOf(ending.Flow)
+		view.Flow = &shown
+	}
+	return view, nil
+}
+
+// flowView is a flow as operators see it: ids, states and times. Claims, metadata and the source address are left out
+// because they are other parties' and may hold credentials.
+type flowView struct {
+	ID           string         `json:"id"`
+	Dialect      tokens.Dialect `json:"dialect,omitempty"`
+	State        tokens.State   `json:"state"`
+	Reason       string         `json:"reason,omitempty"`
+	ControlPlane string         `json:"control_plane"`
+	Counterparty string         `json:"counterparty,omitempty"`
+	BoundDID     string         `json:"bound_did,omitempty"`
+	Agreement    string         `json:"agreement,omitempty"`
+	Dataset      string         `json:"dataset,omitempty"`
+	Profile      string         `json:"profile,omitempty"`
+	Renewable    bool           `json:"renewable"`
+	Route        string         `json:"route,omitempty"`
+	Endpoint     string         `json:"endpoint,omitempty"`
+	OwnBackend   bool           `json:"own_backend"` // it came with a source address
+	Generation   uint64         `json:"generation,omitempty"`
+	Created      time.Time      `json:"created,omitzero"`
+	Changed      time.Time      `json:"changed,omitzero"`
+	Renewed      time.Time      `json:"renewed,omitzero"`
+	Used         time.Time      `json:"used,omitzero"`
+}
+
+func viewOf(f *tokens.Flow) flowView {
+	return flowView{
+		ID: f.ID, Dialect: f.Dialect, State: f.State, Reason: f.Reason,
+		ControlPlane: f.ControlPlane, Counterparty: f.Counterparty, BoundDID: f.BoundDID, Agreement: f.Agreement,
+		Dataset: f.Dataset, Profile: f.Profile, Renewable: f.Renewable, Route: f.Route,
+		Endpoint: withoutQuery(f.Endpoint), OwnBackend: f.Source != nil, Generation: f.Generation,
+		Created: f.Created, Changed: f.Changed, Renewed: f.Renewed, Used: f.Used,
+	}
+}
+
+// withoutQuery cuts query, fragment and userinfo from a URL.
+func withoutQuery(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path, RawPath: u.RawPath}).String()
+}
+
+// Interface guards
+var (
+	_ caddy.AdminRouter = (*adminAPI)(nil)
+	_ caddy.Provisioner = (*adminAPI)(nil)
+)

@@ -1,0 +1,369 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+)
+
+func init() {
+	httpcaddyfile.RegisterGlobalOption(appName, parseGlobalOption)
+}
+
+// parseGlobalOption parses the global option. Repeated blocks, from imports for example, add to one another.
+func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
+	app := new(App)
+	if existing != nil {
+		before, ok := existing.(httpcaddyfile.App)
+		if !ok {
+			return nil, d.Errf("unexpected earlier value of the %s option: %T", appName, existing)
+		}
+		err := json.Unmarshal(before.Value, app)
+		if err != nil {
+			return nil, d.WrapErr(err)
+		}
+	}
+	err := app.UnmarshalCaddyfile(d)
+	if err != nil {
+		return nil, err
+	}
+	return httpcaddyfile.App{Name: appName, Value: caddyconfig.JSON(app, nil)}, nil
+}
+
+// UnmarshalCaddyfile sets up the app from the global option. Syntax:
+//
+//	edrgate {
+//		did                       <did>
+//		signing_key               <file> [next|active|verify]
+//		public_url                <url> [insecure]
+//		participant               <name>
+//		refresh_path              <path>
+//		refresh_key               <file>
+//		sealing_key               <file>
+//		token_ttl                 <duration>
+//		token_ttl_without_renewal <duration>
+//		refresh_ttl               <duration>
+//		tombstone_ttl             <duration>
+//		clock_skew                <duration>
+//		did_map                   <counterparty> <did>
+//		duplicate_start           replay|conflict
+//		reuse_policy              refuse|revoke
+//		error_format              edc|rfc6749
+//		control_plane <name> {
+//			formerly <name...>
+//		}
+//		route <name> {
+//			dataset    <id...>
+//			backend    <url>
+//			header     <name> <value>
+//			public_url <url>
+//		}
+//		resolver {
+//			allow_http
+//			allow_addresses <cidr...>
+//			cache_ttl       <duration>
+//			timeout         <duration>
+//			relationship    any|capability_invocation|none
+//		}
+//		store <name> {
+//			...
+//		}
+//	}
+//
+// signing_key, refresh_key, sealing_key, did_map, control_plane and route may be repeated. Files and environment
+// variables are read when the config is loaded, not here, so that secrets never are part of it.
+func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the option's name
+	if d.NextArg() {
+		return d.Errf("%s takes no arguments; the place is kept for named participants", appName)
+	}
+	options := a.options()
+	for d.NextBlock(0) {
+		parse, known := options[d.Val()]
+		if !known {
+			return d.Errf("unrecognized option %q of %s", d.Val(), appName)
+		}
+		err := parse(d)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *App) options() map[string]func(*caddyfile.Dispenser) error {
+	return map[string]func(*caddyfile.Dispenser) error{
+		"did":                       text(&a.DID),
+		"participant":               text(&a.Participant),
+		"refresh_path":              text(&a.RefreshPath),
+		"duplicate_start":           word(&a.DuplicateStart, duplicateReplay, duplicateConflict),
+		"reuse_policy":              word(&a.ReusePolicy, reuseRefuse, reuseRevoke),
+		"error_format":              word(&a.ErrorFormat, formatEDC, formatRFC6749),
+		"token_ttl":                 duration(&a.TokenTTL),
+		"token_ttl_without_renewal": duration(&a.TokenTTLWithoutRenewal),
+		"refresh_ttl":               duration(&a.RefreshTTL),
+		"tombstone_ttl":             duration(&a.TombstoneTTL),
+		"clock_skew":                duration(&a.ClockSkew),
+		"refresh_key":               appendText(&a.RefreshKeys),
+		"sealing_key":               appendText(&a.SealingKeys),
+		"signing_key":               a.parseSigningKey,
+		"public_url":                a.parsePublicURL,
+		"did_map":                   a.parseDIDMap,
+		"control_plane":             a.parseControlPlane,
+		"route":                     a.parseRoute,
+		"resolver":                  a.parseResolver,
+		"store":                     a.parseStore,
+	}
+}
+
+func (a *App) parseSigningKey(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) < 1 || len(args) > 2 {
+		return d.ArgErr()
+	}
+	key := SigningKey{File: args[0]}
+	if len(args) == 2 {
+		key.State = args[1]
+		if !slices.Contains([]string{"next", "active", "verify"}, key.State) {
+			return d.Errf("signing_key: state %q is none of next, active, verify", key.State)
+		}
+	}
+	a.SigningKeys = append(a.SigningKeys, key)
+	return endOfLine(d)
+}
+
+func (a *App) parsePublicURL(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) < 1 || len(args) > 2 {
+		return d.ArgErr()
+	}
+	if len(args) == 2 {
+		if args[1] != "insecure" {
+			return d.Errf("public_url: %q after the URL: only insecure may follow", args[1])
+		}
+		a.InsecurePublicURL = true
+	}
+	return setOnce(d, "public_url", &a.PublicURL, args[0])
+}
+
+func (a *App) parseDIDMap(d *caddyfile.Dispenser) error {
+	var id, did string
+	if !d.AllArgs(&id, &did) {
+		return d.ArgErr()
+	}
+	before, mapped := a.DIDMap[id]
+	if mapped && before != did {
+		return d.Errf("did_map %s: already mapped to %s", id, before)
+	}
+	if a.DIDMap == nil {
+		a.DIDMap = map[string]string{}
+	}
+	a.DIDMap[id] = did
+	return endOfLine(d)
+}
+
+func (a *App) parseControlPlane(d *caddyfile.Dispenser) error {
+	var plane ControlPlane
+	if !d.AllArgs(&plane.Name) {
+		return d.ArgErr()
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if d.Val() != "formerly" {
+			return d.Errf("unrecognized option %q of control_plane", d.Val())
+		}
+		names := d.RemainingArgs()
+		if len(names) == 0 {
+			return d.ArgErr()
+		}
+		plane.Formerly = append(plane.Formerly, names...)
+		err := endOfLine(d)
+		if err != nil {
+			return err
+		}
+	}
+	a.ControlPlanes = append(a.ControlPlanes, plane)
+	return nil
+}
+
+func (a *App) parseRoute(d *caddyfile.Dispenser) error {
+	var name string
+	if !d.AllArgs(&name) {
+		return d.ArgErr()
+	}
+	_, exists := a.Routes[name]
+	if exists {
+		return d.Errf("route %s is already defined", name)
+	}
+	route := new(Route)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		option := d.Val()
+		var err error
+		switch option {
+		case "dataset":
+			datasets := d.RemainingArgs()
+			if len(datasets) == 0 {
+				return d.ArgErr()
+			}
+			route.Datasets = append(route.Datasets, datasets...)
+			err = endOfLine(d)
+		case "backend":
+			err = text(&route.Backend)(d)
+		case "public_url":
+			err = text(&route.PublicURL)(d)
+		case "header":
+			err = route.parseHeader(d)
+		default:
+			return d.Errf("unrecognized option %q of route", option)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if len(route.Datasets) == 0 {
+		return d.Errf("route %s: dataset is required", name)
+	}
+	if a.Routes == nil {
+		a.Routes = map[string]*Route{}
+	}
+	a.Routes[name] = route
+	return nil
+}
+
+func (r *Route) parseHeader(d *caddyfile.Dispenser) error {
+	var name, value string
+	if !d.AllArgs(&name, &value) {
+		return d.ArgErr()
+	}
+	_, exists := r.Headers[name]
+	if exists {
+		return d.Errf("header %s is set twice", name)
+	}
+	if r.Headers == nil {
+		r.Headers = map[string]string{}
+	}
+	r.Headers[name] = value
+	return endOfLine(d)
+}
+
+func (a *App) parseResolver(d *caddyfile.Dispenser) error {
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	if a.Resolver == nil {
+		a.Resolver = new(Resolver)
+	}
+	return a.Resolver.unmarshalBlock(d)
+}
+
+func (a *App) parseStore(d *caddyfile.Dispenser) error {
+	if !d.NextArg() {
+		return d.ArgErr()
+	}
+	if a.StoreRaw != nil {
+		return d.Err("store is already set")
+	}
+	name := d.Val()
+	module, err := caddyfile.UnmarshalModule(d, storeNamespace+"."+name)
+	if err != nil {
+		return err
+	}
+	a.StoreRaw = caddyconfig.JSONModuleObject(module, "module", name, nil)
+	return nil
+}
+
+// The rest are the forms an option can have. Each refuses a missing or surplus argument, a block, and a second value
+// that contradicts the first.
+
+func text(field *string) func(*caddyfile.Dispenser) error {
+	return func(d *caddyfile.Dispenser) error {
+		name := d.Val()
+		var value string
+		if !d.AllArgs(&value) {
+			return d.ArgErr()
+		}
+		return setOnce(d, name, field, value)
+	}
+}
+
+func word(field *string, among ...string) func(*caddyfile.Dispenser) error {
+	return func(d *caddyfile.Dispenser) error {
+		name := d.Val()
+		var value string
+		if !d.AllArgs(&value) {
+			return d.ArgErr()
+		}
+		if !slices.Contains(among, value) {
+			return d.Errf("%s: %q is none of %s", name, value, strings.Join(among, ", "))
+		}
+		return setOnce(d, name, field, value)
+	}
+}
+
+func duration(field *caddy.Duration) func(*caddyfile.Dispenser) error {
+	return func(d *caddyfile.Dispenser) error {
+		name := d.Val()
+		var value string
+		if !d.AllArgs(&value) {
+			return d.ArgErr()
+		}
+		parsed, err := caddy.ParseDuration(value)
+		if err != nil {
+			return d.Errf("%s: %q is not a duration such as 5m or 30d", name, value)
+		}
+		return setOnce(d, name, field, caddy.Duration(parsed))
+	}
+}
+
+func appendText(list *[]string) func(*caddyfile.Dispenser) error {
+	return func(d *caddyfile.Dispenser) error {
+		var value string
+		if !d.AllArgs(&value) {
+			return d.ArgErr()
+		}
+		*list = append(*list, value)
+		return endOfLine(d)
+	}
+}
+
+func networks(list *[]string) func(*caddyfile.Dispenser) error {
+	return func(d *caddyfile.Dispenser) error {
+		name := d.Val()
+		values := d.RemainingArgs()
+		if len(values) == 0 {
+			return d.ArgErr()
+		}
+		for _, value := range values {
+			_, err := parseNetwork(value)
+			if err != nil {
+				return d.Errf("%s: %w", name, err)
+			}
+		}
+		*list = append(*list, values...)
+		return endOfLine(d)
+	}
+}
+
+// setOnce sets a field that the config must not set to two different values: which of the two would win depends on the
+// order of imports.
+func setOnce[T comparable](d *caddyfile.Dispenser, name string, field *T, value T) error {
+	var zero T
+	if *field != zero && *field != value {
+		return d.Errf("%s is already set to another value", name)
+	}
+	*field = value
+	return endOfLine(d)
+}
+
+// endOfLine refuses a block behind an option that has none. Otherwise its lines would be read as further options.
+func endOfLine(d *caddyfile.Dispenser) error {
+	nesting := d.Nesting()
+	if d.NextBlock(nesting) {
+		return d.Err("no block is expected here")
+	}
+	return nil
+}

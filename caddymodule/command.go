@@ -1,0 +1,234 @@
+package caddymodule
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"text/tabwriter"
+	"time"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+
+	"github.com/edrgate/edrgate/tokens"
+)
+
+func init() {
+	edr := edrCommand()
+	caddycmd.RegisterCommand(caddycmd.Command{
+		Name:  edr.Name(),
+		Usage: "<command>",
+		Short: edr.Short,
+		Long:  edr.Long,
+		CobraFunc: func(cmd *cobra.Command) {
+			cmd.AddCommand(edr.Commands()...)
+		},
+	})
+}
+
+func edrCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "edr",
+		Short: "Makes keys, reads tokens and manages the flows of a running gateway",
+		Long: `
+keygen and inspect work offline. The others ask the admin API of the running
+gateway, which holds the store: --address names its listener, for example
+localhost:2019 or unix//run/caddy/admin.sock; --config reads it from the
+config file.`,
+	}
+	cmd.AddCommand(keygenCommand(), inspectCommand(), listCommand(), showCommand(), revokeCommand(), keysCommand())
+	return cmd
+}
+
+// adminFlags say where the admin API is.
+type adminFlags struct {
+	address, config, adapter string
+	json                     bool
+}
+
+func (f *adminFlags) register(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.address, "address", "", "Address of the admin API, to override the config's")
+	cmd.Flags().StringVarP(&f.config, "config", "c", "", "Configuration file that names the address")
+	cmd.Flags().StringVarP(&f.adapter, "adapter", "a", "", "Name of the config adapter")
+	cmd.Flags().BoolVar(&f.json, "json", false, "Print the answer as JSON")
+}
+
+// call asks the admin API and decodes its answer into answer.
+func (f *adminFlags) call(method, uri string, body []byte, answer any) error {
+	address, err := caddycmd.DetermineAdminAPIAddress(f.address, nil, f.config, f.adapter)
+	if err != nil {
+		return fmt.Errorf("finding the admin API: %w", err)
+	}
+	header := http.Header{}
+	if body != nil {
+		header.Set("Content-Type", "application/json")
+	}
+	response, err := caddycmd.AdminAPIRequest(address, method, uri, header, bytes.NewReader(body))
+	if err != nil {
+		return fmt.Errorf("asking the gateway at %s: %w", address, err)
+	}
+	defer response.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(response.Body, maxAdminAnswerBytes))
+	if err != nil {
+		return fmt.Errorf("reading the answer of %s: %w", address, err)
+	}
+	err = json.Unmarshal(data, answer)
+	if err != nil {
+		return fmt.Errorf("the answer of %s is not the gateway's: %w", address, err)
+	}
+	return nil
+}
+
+// maxAdminAnswerBytes is above any page of flows.
+const maxAdminAnswerBytes = 16 << 20 // 16 MiB
+
+func flowURI(id string, more ...string) string {
+	uri := adminRoot + "flows/" + url.PathEscape(id)
+	for _, part := range more {
+		uri += "/" + part
+	}
+	return uri
+}
+
+func listCommand() *cobra.Command {
+	var f adminFlags
+	var after string
+	var limit int
+	cmd := &cobra.Command{
+		Use:   "list [--after <id>] [--limit <number>]",
+		Short: "Lists the flows of the running gateway, in the order of their ids",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			query := url.Values{"limit": {strconv.Itoa(limit)}}
+			if after != "" {
+				query.Set("after", after)
+			}
+			var page pageView
+			err := f.call(http.MethodGet, adminRoot+"flows?"+query.Encode(), nil, &page)
+			if err != nil {
+				return err
+			}
+			if f.json {
+				return printJSON(cmd.OutOrStdout(), page)
+			}
+			return page.print(cmd.OutOrStdout())
+		},
+	}
+	f.register(cmd)
+	cmd.Flags().StringVar(&after, "after", "", "Start behind this id, as the page before ends with")
+	cmd.Flags().IntVar(&limit, "limit", defaultPage, "Flows of a page")
+	return cmd
+}
+
+func (p pageView) print(w io.Writer) error {
+	table := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(table, "ID\tSTATE\tDIALECT\tCOUNTERPARTY\tDATASET\tCREATED\tUSED")
+	for _, f := range p.Flows {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", f.ID, f.State, orDefault(string(f.Dialect), "-"),
+			orDefault(f.Counterparty, "-"), orDefault(f.Dataset, "-"), shortTime(f.Created), shortTime(f.Used))
+	}
+	err := table.Flush()
+	if err != nil {
+		return err
+	}
+	if p.Next != "" {
+		fmt.Fprintf(w, "\nThere may be more: --after %s\n", p.Next)
+	}
+	return nil
+}
+
+func shortTime(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+func showCommand() *cobra.Command {
+	var f adminFlags
+	cmd := &cobra.Command{
+		Use:   "show <flow id>",
+		Short: "Shows one flow of the running gateway",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var flow flowView
+			err := f.call(http.MethodGet, flowURI(args[0]), nil, &flow)
+			if err != nil {
+				return err
+			}
+			return printJSON(cmd.OutOrStdout(), flow)
+		},
+	}
+	f.register(cmd)
+	return cmd
+}
+
+func revokeCommand() *cobra.Command {
+	var f adminFlags
+	var reason string
+	cmd := &cobra.Command{
+		Use:   "revoke <flow id> [--reason <text>]",
+		Short: "Ends a flow for ever: none of its tokens opens anything any more",
+		Long: `
+Ends a flow for ever. It takes effect on its next request. The control plane is
+not told and goes on to take the transfer for started: terminate it there too,
+so that the consumer learns of it.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var body []byte
+			if reason != "" {
+				var err error
+				body, err = json.Marshal(revokeRequest{Reason: reason})
+				if err != nil {
+					return err
+				}
+			}
+			var done revokeView
+			err := f.call(http.MethodPost, flowURI(args[0], "revoke"), body, &done)
+			if err != nil {
+				return err
+			}
+			if f.json {
+				return printJSON(cmd.OutOrStdout(), done)
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", args[0], done.Outcome)
+			if err == nil && done.Outcome == tokens.Applied {
+				_, err = fmt.Fprintln(cmd.OutOrStdout(), "The control plane is not told. Terminate the transfer there too.")
+			}
+			return err
+		},
+	}
+	f.register(cmd)
+	cmd.Flags().StringVar(&reason, "reason", "", "Kept with the flow; never told to the counterparty")
+	return cmd
+}
+
+func keysCommand() *cobra.Command {
+	var f adminFlags
+	cmd := &cobra.Command{
+		Use:   "keys",
+		Short: "Shows the signing keys and how many flows need each secret key",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var keys keysView
+			err := f.call(http.MethodGet, adminRoot+"keys", nil, &keys)
+			if err != nil {
+				return err
+			}
+			return printJSON(cmd.OutOrStdout(), keys)
+		},
+	}
+	f.register(cmd)
+	return cmd
+}
+
+func printJSON(w io.Writer, value any) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	encoder.SetEscapeHTML(false)
+	return encoder.Encode(value)
+}

@@ -1,0 +1,128 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+
+	"github.com/edrgate/edrgate/store"
+	"github.com/edrgate/edrgate/store/badger"
+	"github.com/edrgate/edrgate/tokens"
+)
+
+// storeNamespace is the namespace of the modules that open a store. They implement StoreOpener.
+const storeNamespace = "edrgate.stores"
+
+// defaultStore is the store of a config that names none.
+const defaultStore = "badger"
+
+// StoreOpener is what a module of the namespace edrgate.stores implements. Its Provision opens, locks and creates
+// nothing: `caddy validate` runs it beside the live process.
+type StoreOpener interface {
+	caddy.Module
+
+	// StoreKey names what is opened, such as a cleaned absolute directory, and nothing of how: two configs with the
+	// same key share one open store, also across a reload that changes an option.
+	StoreKey() string
+
+	// StoreOptions tells how it is opened, without secrets. When it differs between two configs that share a store,
+	// the change waits for a restart, and a warning says so.
+	StoreOptions() string
+
+	// OpenStore opens the store. It is called again only after the store was closed.
+	OpenStore(metrics StoreObserver, logger *slog.Logger) (store.Store, error)
+}
+
+// StoreObserver is told what a store does, for metrics.
+type StoreObserver = badger.Observer
+
+// engine is what all running configs over one store share: the store itself and what is known of its flows' states.
+// A suspension under a new config must stop requests that run under the old one, so the states cannot belong to one.
+type engine struct {
+	key     string
+	options string
+	store   store.Store
+	live    *tokens.Live
+
+	mu      sync.Mutex
+	signing map[string]tokens.KeyID // by participant: the key that the newest config signs with
+}
+
+// signsWith remembers the key that a participant signs with from now on, and returns the one before.
+func (e *engine) signsWith(participant string, key tokens.KeyID) tokens.KeyID {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	before := e.signing[participant]
+	e.signing[participant] = key
+	return before
+}
+
+// engines holds the open stores by their key. It outlives configs, which is its purpose.
+var engines = caddy.NewUsagePool()
+
+// Destruct closes the store. The pool calls it when the last config that used the store is cleaned up.
+func (e *engine) Destruct() error {
+	err := e.store.Close()
+	if err != nil {
+		return fmt.Errorf("closing store %s: %w", e.key, err)
+	}
+	return nil
+}
+
+// loadStore provisions the store's module.
+func (a *App) loadStore(ctx caddy.Context) (StoreOpener, error) {
+	if a.StoreRaw == nil {
+		a.StoreRaw = caddyconfig.JSONModuleObject(struct{}{}, "module", defaultStore, nil)
+	}
+	loaded, err := ctx.LoadModule(a, "StoreRaw")
+	if err != nil {
+		return nil, fmt.Errorf("loading the store's module: %w", err)
+	}
+	opener, ok := loaded.(StoreOpener)
+	if !ok {
+		return nil, fmt.Errorf("module %T opens no store", loaded)
+	}
+	if opener.StoreKey() == "" {
+		return nil, errors.New("the store's module names nothing to open")
+	}
+	return opener, nil
+}
+
+// acquireEngine takes a reference to the store. With an error there is none.
+func acquireEngine(opener StoreOpener, metrics StoreObserver, logger *slog.Logger) (*engine, error) {
+	key := storeName(opener)
+	value, shared, err := engines.LoadOrNew(key, func() (caddy.Destructor, error) {
+		opened, err := opener.OpenStore(metrics, logger)
+		if err != nil {
+			return nil, err
+		}
+		return &engine{key: key, options: opener.StoreOptions(), store: opened, live: tokens.NewLive(), signing: map[string]tokens.KeyID{}}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	e, ok := value.(*engine)
+	if !ok {
+		return nil, fmt.Errorf("store %s: the pool holds a %T", key, value)
+	}
+	if shared && e.options != opener.StoreOptions() {
+		logger.Warn("the store is open with other options, the new ones count after a restart",
+			"store", key, "open_with", e.options, "configured", opener.StoreOptions())
+	}
+	return e, nil
+}
+
+// releaseEngine gives a reference back.
+func releaseEngine(key string) error {
+	_, err := engines.Delete(key)
+	return err
+}
+
+// storeName is how a store is called in logs and answers.
+func storeName(opener StoreOpener) string {
+	return opener.CaddyModule().ID.Name() + " " + opener.StoreKey()
+}

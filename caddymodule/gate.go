@@ -1,0 +1,310 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/edrgate/edrgate/internal/canonical"
+	"github.com/edrgate/edrgate/tokens"
+)
+
+// dataApp is what the data path needs of the app.
+type dataApp interface {
+	// Service returns the token service; an error means "cannot tell".
+	Service() (*tokens.Service, error)
+
+	// metrics returns where requests are counted. Never nil.
+	metrics() dataObserver
+
+	// refreshRequest reports whether a POST is a renewal, which edr_refresh should have answered.
+	refreshRequest(r *http.Request) bool
+
+	// classicOnly reports whether the classic dialect is the only one enabled.
+	classicOnly() bool
+
+	// routeTarget returns the backend of a configured route; false if there is no such route or it has no backend.
+	routeTarget(name string) (*RouteTarget, bool)
+
+	// registerAuth and registerProxy tell the app what the sites serve. An error is one of the configuration.
+	registerAuth(h *Auth) error
+	registerProxy(h *Proxy) error
+}
+
+// dataObserver counts what happens on the data path. All arguments come from closed sets.
+type dataObserver interface {
+	// Verdict counts a request: handler is edr_auth or edr_proxy, verdict one of the verdict constants, reason empty,
+	// a tokens.Code or one of the reason constants.
+	Verdict(handler, verdict, reason string)
+
+	// Backend counts an answer, or its absence, of a backend of edr_proxy: one of the backend constants.
+	Backend(result string)
+}
+
+// Verdicts of a data request.
+const (
+	verdictAdmitted    = "admitted"
+	verdictRefused     = "refused"     // a definite no
+	verdictUnavailable = "unavailable" // cannot tell
+	verdictMisrouted   = "misrouted"   // a renewal that no edr_refresh took
+)
+
+// GateOptions are the options that edr_auth and edr_proxy have in common.
+type GateOptions struct {
+	// RefusalStatus is how refusals are numbered: "rfc6750", 401 for a token that is no good and 403 for one that is
+	// but not here; or "tractusx", 403 for all but a missing token, as the Tractus-X data plane answers and its
+	// consumers expect. Default: tractusx for flows of the classic dialect and where no other dialect is enabled,
+	// otherwise rfc6750.
+	RefusalStatus string `json:"refusal_status,omitempty"`
+
+	// Realm is the realm of the WWW-Authenticate header. Default: "edr".
+	Realm string `json:"realm,omitempty"`
+
+	// AllowEncodedSlash lets %2F in a path pass, for object stores. Default: 400.
+	AllowEncodedSlash bool `json:"allow_encoded_slash,omitempty"`
+
+	// AllowEncodedPercent lets %25 in a path pass. Default: 400.
+	AllowEncodedPercent bool `json:"allow_encoded_percent,omitempty"`
+
+	// AllowDoubleSlash lets an empty segment in a path pass. Default: 400.
+	AllowDoubleSlash bool `json:"allow_double_slash,omitempty"`
+}
+
+const (
+	formRFC6750  = "rfc6750"
+	formTractusX = "tractusx"
+	defaultRealm = "edr"
+)
+
+func (o *GateOptions) validate() error {
+	switch o.RefusalStatus {
+	case "", formRFC6750, formTractusX:
+	default:
+		return fmt.Errorf("refusal_status %q is not known: use %s or %s", o.RefusalStatus, formRFC6750, formTractusX)
+	}
+	for i := range len(o.Realm) {
+		// RFC 9110 §5.6.4: what would need quoting in a quoted-string.
+		if c := o.Realm[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			return errors.New("realm holds a character other than printable ASCII without quotes and backslashes")
+		}
+	}
+	return nil
+}
+
+// gate decides whether a data request may go on. It is the one place where a data request's identity, path and token
+// are looked at; edr_auth and edr_proxy each have one.
+type gate struct {
+	handler  string
+	options  GateOptions
+	paths    canonical.Options
+	site     *tokens.Site
+	identity identityRules
+	upgrades bool // protocol switches may pass
+
+	app      dataApp
+	observer dataObserver
+	logger   *zap.Logger
+}
+
+// appOf returns the app of a configuration.
+func appOf(ctx caddy.Context) (dataApp, error) {
+	module, err := ctx.App(appName)
+	if err != nil {
+		return nil, fmt.Errorf("getting app %s: %w", appName, err)
+	}
+	app, ok := module.(dataApp)
+	if !ok {
+		return nil, fmt.Errorf("app %s is a %T, which serves no data", appName, module)
+	}
+	return app, nil
+}
+
+// newGate returns a gate. options must have passed validate.
+func newGate(app dataApp, handler string, options GateOptions, site *tokens.Site, logger *zap.Logger) *gate {
+	if options.Realm == "" {
+		options.Realm = defaultRealm
+	}
+	return &gate{
+		handler: handler,
+		options: options,
+		paths: canonical.Options{
+			AllowEncodedSlash:   options.AllowEncodedSlash,
+			AllowEncodedPercent: options.AllowEncodedPercent,
+			AllowDoubleSlash:    options.AllowDoubleSlash,
+		},
+		site:     site,
+		app:      app,
+		observer: app.metrics(),
+		logger:   logger,
+	}
+}
+
+// grant is an admitted request. One is made for each, so nothing in it is shared.
+type grant struct {
+	access *tokens.Access
+	path   string // canonical form of the path that the client sent
+
+	// Backing arrays of the asserted header values. A slice kept in the flow would be changed for all requests by a
+	// header directive that replaces in place.
+	bpn, agreement [1]string
+}
+
+// grantVar is the name of Caddy's request variable that holds the grant.
+const grantVar = "edr.flow"
+
+// String returns the flow's id and nothing else: {http.vars.edr.flow} and log_append print it.
+func (g *grant) String() string { return g.access.FlowID() }
+
+// placeholder resolves the placeholders of an admitted request when they are asked for: most never are, and setting
+// them would grow a map for every request.
+func (g *grant) placeholder(key string) (any, bool) {
+	name, ok := strings.CutPrefix(key, "http.auth.user.")
+	if !ok {
+		return nil, false
+	}
+	switch name {
+	case "id":
+		return g.access.Counterparty(), true
+	case "agreement_id":
+		return g.access.Agreement(), true
+	case "asset_id":
+		return g.access.Dataset(), true
+	case "flow_id":
+		return g.access.FlowID(), true
+	}
+	return nil, false
+}
+
+// admit answers a request that may not go on and returns nil, or prepares it for the backend and returns its grant.
+// The order is that of docs/decisions: method, path, renewals gone astray, token, endpoint and dataset, identity.
+func (g *gate) admit(w http.ResponseWriter, r *http.Request) *grant {
+	if !g.takesMethod(r) {
+		g.refuseMethod(w, r)
+		return nil
+	}
+	original, err := g.canonicalise(r)
+	if err != nil {
+		g.refuse(w, r, refusal{reason: reasonPath, detail: pathFault(err)})
+		return nil
+	}
+	if r.Method == http.MethodPost && g.app.refreshRequest(r) {
+		g.refuseRenewal(w, r)
+		return nil
+	}
+	service, err := g.app.Service()
+	if err != nil {
+		g.refuseUnavailable(w, r, err)
+		return nil
+	}
+	token, fault := bearerToken(r.Header)
+	if fault != nil {
+		g.refuse(w, r, *fault)
+		return nil
+	}
+	access, err := service.Verify(r.Context(), token, tokens.Request{Host: r.Host, Path: original}, g.site)
+	if err != nil {
+		g.refuseToken(w, r, err)
+		return nil
+	}
+	// Only now, so that a request without a good token learns nothing but that. A tunnel outlives the suspension and
+	// the end of its flow, so it is never opened unasked.
+	if !g.upgrades && wantsUpgrade(r.Header) {
+		g.refuse(w, r, refusal{reason: reasonUpgrade, dialect: access.Dialect()})
+		return nil
+	}
+	admitted := &grant{access: access, path: original}
+	g.identity.strip(r)
+	admitted.assert(r.Header)
+
+	// The map of variables is there already: no copy of the request, as WithContext would make.
+	caddyhttp.SetVar(r.Context(), grantVar, admitted)
+	replacer, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if ok {
+		replacer.Map(admitted.placeholder)
+	}
+	g.observer.Verdict(g.handler, verdictAdmitted, "")
+	return admitted
+}
+
+// canonicalise gives the request the canonical form of the path that handlers before us left it, which is what the
+// backend gets, and returns that of the path that the client sent, which is what the EDR named.
+func (g *gate) canonicalise(r *http.Request) (string, error) {
+	sent, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
+	rewritten := ok && sent.URL != nil && (sent.URL.Path != r.URL.Path || sent.URL.RawPath != r.URL.RawPath)
+	current, err := canonical.Path(r.URL.EscapedPath(), g.paths)
+	if err != nil {
+		return "", err
+	}
+	err = setPath(r, current)
+	if err != nil {
+		return "", err
+	}
+	if !rewritten {
+		return current, nil
+	}
+	return canonical.Path(sent.URL.EscapedPath(), g.paths)
+}
+
+// pathFault is what may be told of a refused path: it quotes nothing of the request.
+func pathFault(err error) string {
+	var fault *canonical.Error
+	if errors.As(err, &fault) {
+		return fault.Reason()
+	}
+	return "not a path"
+}
+
+// setPath makes the canonical path the one that is forwarded.
+func setPath(r *http.Request, path string) error {
+	if r.URL.EscapedPath() == path {
+		return nil
+	}
+	err := canonical.Set(r.URL, path)
+	if err != nil {
+		return err
+	}
+	r.RequestURI = r.URL.RequestURI()
+	return nil
+}
+
+// takesMethod reports whether the method may pass at all. TRACE would show the consumer the headers that we add, and
+// CONNECT asks for a tunnel, unless it is the way in which HTTP/2 and HTTP/3 open a WebSocket (RFC 8441, RFC 9220).
+func (g *gate) takesMethod(r *http.Request) bool {
+	if g.site.OwnBackend {
+		return dataMethods[r.Method]
+	}
+	switch r.Method {
+	case http.MethodTrace:
+		return false
+	case http.MethodConnect:
+		return g.upgrades && r.ProtoMajor >= 2 && (r.Header.Get(":protocol") == "websocket" || r.Proto == "websocket")
+	}
+	return true
+}
+
+// dataMethods are the methods that the Tractus-X data plane proxies; it answers 405 to others.
+var dataMethods = map[string]bool{
+	http.MethodGet:     true,
+	http.MethodHead:    true,
+	http.MethodPost:    true,
+	http.MethodPut:     true,
+	http.MethodPatch:   true,
+	http.MethodDelete:  true,
+	http.MethodOptions: true,
+}
+
+// wantsUpgrade reports whether the client asks for another protocol. h2c does not count: RFC 9110 §7.8 lets a server
+// ignore it, and some HTTP libraries ask for it with every request.
+func wantsUpgrade(h http.Header) bool {
+	for _, value := range h["Upgrade"] {
+		if !strings.EqualFold(value, "h2c") {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,148 @@
+package caddymodule
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/edrgate/edrgate/store/badger"
+	"github.com/edrgate/edrgate/tokens"
+)
+
+// series returns the values of a metric by their labels' values, joined.
+func series(t *testing.T, registry *prometheus.Registry, name string) map[string]float64 {
+	t.Helper()
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := map[string]float64{}
+	for _, family := range families {
+		if family.GetName() != name {
+			continue
+		}
+		for _, metric := range family.GetMetric() {
+			var labels []string
+			for _, pair := range metric.GetLabel() {
+				labels = append(labels, pair.GetValue())
+			}
+			value := metric.GetCounter().GetValue() + metric.GetGauge().GetValue() + float64(metric.GetHistogram().GetSampleCount())
+			values[strings.Join(labels, " ")] = value
+		}
+	}
+	return values
+}
+
+func TestObserver(t *testing.T) {
+	o := newObserver(newCollectors())
+	registry := prometheus.NewPedanticRegistry()
+	for _, c := range o.collectors.all() {
+		registry.MustRegister(c)
+	}
+	before := cardinality(t, registry)
+
+	o.Issued("renew", true)
+	o.Issued("start", false)
+	o.Issued("made up", true)
+	o.Renewal(string(tokens.Rotated))
+	o.Renewal("did:web:" + strings.Repeat("x", 100))
+	o.Verdict("edr_auth", verdictAdmitted, "")
+	o.Verdict("edr_proxy", verdictRefused, string(tokens.CodeTokenExpired))
+	o.Verdict("edr_auth", verdictUnavailable, string(tokens.CodeUnavailable))
+	o.Verdict("edr_auth", verdictMisrouted, reasonRenewal)
+	o.Verdict("edr_auth", verdictRefused, "flow-4711")
+	o.Backend(backendAnswered)
+	o.Backend("http://backend:8080")
+	o.Event(tokens.EventReuse)
+	o.Event("flow-4711")
+	o.Stage("renew", "did", time.Millisecond)
+	o.Stage("renew", "agreement-1", time.Millisecond)
+	o.Flows(map[tokens.State]int{tokens.Started: 7, "MADE_UP": 1})
+	o.Committed(3, time.Millisecond)
+	o.Failed("commit")
+	o.Failed("/var/lib/edr")
+	o.Fetched("ok", time.Millisecond)
+	o.Fetched("wallet.example", time.Millisecond)
+	o.GuardChanged(badger.SpaceLow)
+
+	for _, want := range []struct {
+		metric, labels string
+		value          float64
+	}{
+		{"edrgate_tokens_issued_total", "short renew", 1},
+		{"edrgate_tokens_issued_total", "long start", 1},
+		{"edrgate_tokens_issued_total", "other other", 1},
+		{"edrgate_renewals_total", "rotated", 1},
+		{"edrgate_renewals_total", "other", 1},
+		{"edrgate_data_requests_total", "edr_auth  admitted", 1},
+		{"edrgate_data_requests_total", "edr_proxy token_expired refused", 1},
+		{"edrgate_data_requests_total", "edr_auth unavailable unavailable", 1},
+		{"edrgate_data_requests_total", "edr_auth refresh_request misrouted", 1},
+		{"edrgate_data_requests_total", "other other other", 1},
+		{"edrgate_backend_answers_total", "answered", 1},
+		{"edrgate_backend_answers_total", "other", 1},
+		{"edrgate_events_total", "reuse", 1},
+		{"edrgate_stage_duration_seconds", "renew did", 1},
+		{"edrgate_stage_duration_seconds", "other other", 1},
+		{"edrgate_flows", "STARTED", 7},
+		{"edrgate_flows", "SUSPENDED", 0},
+		{"edrgate_store_commits_total", "", 1},
+		{"edrgate_store_commit_writes", "", 1},
+		{"edrgate_store_errors_total", "commit", 1},
+		{"edrgate_store_space_state", "low", 1},
+		{"edrgate_store_space_state", "ok", 0},
+		{"edrgate_did_fetches_total", "ok", 1},
+	} {
+		got, ok := series(t, registry, want.metric)[want.labels]
+		if !ok || got != want.value {
+			t.Errorf("%s{%s}: %v, %v", want.metric, want.labels, got, ok)
+		}
+	}
+	// Whatever is reported, no new series appear but those of states.
+	if after := cardinality(t, registry); after-before != len(flowStates) {
+		t.Errorf("%d series became %d", before, after)
+	}
+}
+
+func cardinality(t *testing.T, registry *prometheus.Registry) int {
+	t.Helper()
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, family := range families {
+		n += len(family.GetMetric())
+	}
+	return n
+}
+
+// Every reason that the data path counts has a counter of its own.
+func TestVerdictsAreKnown(t *testing.T) {
+	o := newObserver(newCollectors())
+	for reason := range rulings {
+		_, known := o.requests.known[requestKey{"edr_auth", verdictRefused, reason}]
+		if !known {
+			t.Errorf("%s is counted as other", reason)
+		}
+	}
+}
+
+func TestRegisterMetricsTolerance(t *testing.T) {
+	registry := prometheus.NewPedanticRegistry()
+	for range 2 {
+		err := registerMetrics(registry)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Collectors of somebody else under our names would leave ours uncounted.
+	registry = prometheus.NewPedanticRegistry()
+	registry.MustRegister(newCollectors().commits)
+	err := registerMetrics(registry)
+	if err == nil {
+		t.Error("another collector of the same name was ignored")
+	}
+}

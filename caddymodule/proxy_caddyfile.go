@@ -1,0 +1,153 @@
+package caddymodule
+
+import (
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddytls"
+)
+
+func parseProxy(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	proxy := new(Proxy)
+	err := proxy.UnmarshalCaddyfile(h.Dispenser)
+	return proxy, err
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	edr_proxy [<matcher>] {
+//		backends <scheme://host[:port]|host:port>...
+//		secret <name> <value> for <scheme://host[:port]/path>...
+//		request_headers <name>...
+//		flatten_status
+//		dial_timeout <duration>
+//		response_header_timeout <duration>
+//		tls_trust_pool <module>
+//		tls_client_auth <cert_file> <key_file>
+//		refusal_status rfc6750|tractusx
+//		realm <text>
+//		allow_encoded_slash
+//		allow_encoded_percent
+//		allow_double_slash
+//	}
+//
+// backends is required; it, secret and request_headers may be repeated. The value of a secret is best a placeholder,
+// {file./run/secrets/name}.
+func (h *Proxy) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next()
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	for d.NextBlock(0) {
+		err := h.unmarshalOption(d)
+		if err != nil {
+			return err
+		}
+	}
+	if len(h.Backends) == 0 {
+		return d.Err("backends is required")
+	}
+	err := h.check()
+	if err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
+}
+
+func (h *Proxy) unmarshalOption(d *caddyfile.Dispenser) error {
+	switch option := d.Val(); option {
+	case "backends":
+		return appendArgs(d, &h.Backends)
+	case "secret":
+		return h.unmarshalSecret(d)
+	case "request_headers":
+		return appendArgs(d, &h.RequestHeaders)
+	case "flatten_status":
+		return setFlag(d, &h.FlattenStatus)
+	case "dial_timeout":
+		return setDuration(d, &h.DialTimeout)
+	case "response_header_timeout":
+		return setDuration(d, &h.ResponseHeaderTimeout)
+	case "tls_trust_pool":
+		return h.unmarshalTrustPool(d)
+	case "tls_client_auth":
+		return h.unmarshalClientAuth(d)
+	default:
+		known, err := h.GateOptions.unmarshalOption(d)
+		if err != nil {
+			return err
+		}
+		if !known {
+			return d.Errf("unrecognized subdirective %q", option)
+		}
+		return nil
+	}
+}
+
+// unmarshalSecret reads secret <name> <value> for <destination>...
+func (h *Proxy) unmarshalSecret(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) < 4 || args[2] != "for" {
+		return d.Err("secret takes a name, a value, the word \"for\" and destinations: secret <name> {file./path} for <scheme://host[:port]/path>...")
+	}
+	name := args[0]
+	if h.Secrets[name] != nil {
+		return d.Errf("secret %s is there twice", name)
+	}
+	if h.Secrets == nil {
+		h.Secrets = map[string]*BackendSecret{}
+	}
+	h.Secrets[name] = &BackendSecret{Value: args[1], For: args[3:]}
+	return endOfLine(d)
+}
+
+func (h *Proxy) unmarshalClientAuth(d *caddyfile.Dispenser) error {
+	if h.ClientCertificate != "" {
+		return d.Err("tls_client_auth is there twice")
+	}
+	if !d.AllArgs(&h.ClientCertificate, &h.ClientKey) {
+		return d.ArgErr()
+	}
+	return endOfLine(d)
+}
+
+// unmarshalTrustPool reads tls_trust_pool <module> as reverse_proxy does.
+func (h *Proxy) unmarshalTrustPool(d *caddyfile.Dispenser) error {
+	if h.TrustPoolRaw != nil {
+		return d.Err("tls_trust_pool is there twice")
+	}
+	if !d.NextArg() {
+		return d.ArgErr()
+	}
+	name := d.Val()
+	unmarshaler, err := caddyfile.UnmarshalModule(d, "tls.ca_pool.source."+name)
+	if err != nil {
+		return err
+	}
+	pool, ok := unmarshaler.(caddytls.CA)
+	if !ok {
+		return d.Errf("tls_trust_pool: module %s is not a source of certificates", name)
+	}
+	h.TrustPoolRaw = caddyconfig.JSONModuleObject(pool, "provider", name, nil)
+	return nil
+}
+
+// setDuration reads an option with one positive duration, which may not be repeated.
+func setDuration(d *caddyfile.Dispenser, to *caddy.Duration) error {
+	option := d.Val()
+	var text string
+	if !d.AllArgs(&text) {
+		return d.ArgErr()
+	}
+	value, err := caddy.ParseDuration(text)
+	if err != nil || value <= 0 {
+		return d.Errf("%s %q is not a positive duration", option, text)
+	}
+	if *to != 0 {
+		return d.Errf("%s is there twice", option)
+	}
+	*to = caddy.Duration(value)
+	return endOfLine(d)
+}

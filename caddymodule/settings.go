@@ -1,0 +1,189 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/edrgate/edrgate/signaling"
+	"github.com/edrgate/edrgate/tokens"
+)
+
+// Defaults and choices of the app's settings.
+const (
+	defaultParticipant = "default"
+
+	duplicateReplay   = "replay"
+	duplicateConflict = "conflict"
+	reuseRefuse       = "refuse"
+	reuseRevoke       = "revoke"
+	formatEDC         = "edc"
+	formatRFC6749     = "rfc6749"
+)
+
+// A skew this large would let a proof live on for longer than it may live at all.
+const maxClockSkew = 10 * time.Minute
+
+var (
+	// nameSyntax is that of participant contexts, control planes and routes. A participant is part of record ids, in
+	// which "/" separates the parts.
+	nameSyntax = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+
+	// didSyntax is DID Core §3.1, without path, query and fragment.
+	didSyntax = regexp.MustCompile(`^did:[a-z0-9]+:([A-Za-z0-9._:-]|%[0-9A-Fa-f]{2})*([A-Za-z0-9._-]|%[0-9A-Fa-f]{2})$`)
+)
+
+func (a *App) setDefaults() {
+	a.Participant = orDefault(a.Participant, defaultParticipant)
+	a.RefreshPath = orDefault(a.RefreshPath, tokens.DefaultRefreshPath)
+	a.DuplicateStart = orDefault(a.DuplicateStart, duplicateReplay)
+	a.ReusePolicy = orDefault(a.ReusePolicy, reuseRefuse)
+	a.TokenTTL = orDefault(a.TokenTTL, caddy.Duration(tokens.DefaultTokenTTL))
+	a.TokenTTLWithoutRenewal = orDefault(a.TokenTTLWithoutRenewal, caddy.Duration(tokens.DefaultTokenTTLWithoutRenewal))
+	a.TombstoneTTL = orDefault(a.TombstoneTTL, caddy.Duration(tokens.DefaultTombstoneTTL))
+	a.ClockSkew = orDefault(a.ClockSkew, caddy.Duration(tokens.DefaultClockSkew))
+	if len(a.ControlPlanes) == 0 {
+		a.ControlPlanes = []ControlPlane{{Name: signaling.DefaultControlPlane}}
+	}
+	if a.Resolver == nil {
+		a.Resolver = new(Resolver)
+	}
+}
+
+func orDefault[T comparable](value, standard T) T {
+	var zero T
+	if value == zero {
+		return standard
+	}
+	return value
+}
+
+// checkSettings checks what needs no file. It comes first, so that a config that says nothing is told what is missing and
+// not which file could not be read.
+func (a *App) checkSettings() error {
+	for _, check := range []func() error{a.checkIdentity, a.checkLifetimes, a.checkChoices} {
+		err := check()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *App) checkIdentity() error {
+	if a.DID == "" {
+		return errors.New("did is required: the participant's own DID, for example did:web:provider.example")
+	}
+	if !didSyntax.MatchString(a.DID) {
+		return fmt.Errorf("did %q is not a DID", a.DID)
+	}
+	if !nameSyntax.MatchString(a.Participant) {
+		return fmt.Errorf("participant %q: a name has 1 to 63 letters, digits, dots, dashes or underscores", a.Participant)
+	}
+	err := a.checkControlPlanes()
+	if err != nil {
+		return err
+	}
+	for id, did := range a.DIDMap {
+		if !didSyntax.MatchString(did) {
+			return fmt.Errorf("did_map %s: %q is not a DID", id, did)
+		}
+		if didSyntax.MatchString(id) && id != did {
+			// A counterparty that is a DID is bound to it; an entry here would say otherwise and never be looked at.
+			return fmt.Errorf("did_map %s: a counterparty that is a DID cannot be mapped to another one", id)
+		}
+	}
+	return nil
+}
+
+func (a *App) checkLifetimes() error {
+	for _, ttl := range []struct {
+		name  string
+		value caddy.Duration
+		least time.Duration
+	}{
+		// The wire has whole seconds, and consumers refuse an EDR that expires in 0 of them.
+		{"token_ttl", a.TokenTTL, time.Second},
+		{"token_ttl_without_renewal", a.TokenTTLWithoutRenewal, time.Second},
+		{"tombstone_ttl", a.TombstoneTTL, time.Second},
+		{"refresh_ttl", a.RefreshTTL, 0},
+		{"clock_skew", a.ClockSkew, 0},
+	} {
+		if time.Duration(ttl.value) < ttl.least {
+			return fmt.Errorf("%s must be at least %s, not %s", ttl.name, ttl.least, time.Duration(ttl.value))
+		}
+	}
+	if time.Duration(a.ClockSkew) > maxClockSkew {
+		return fmt.Errorf("clock_skew must be at most %s, not %s", maxClockSkew, time.Duration(a.ClockSkew))
+	}
+	if a.RefreshTTL != 0 && a.RefreshTTL < a.TokenTTL {
+		return fmt.Errorf("refresh_ttl %s is shorter than token_ttl %s: no consumer could renew in time",
+			time.Duration(a.RefreshTTL), time.Duration(a.TokenTTL))
+	}
+	return nil
+}
+
+func (a *App) checkChoices() error {
+	for _, choice := range []struct {
+		name, value string
+		among       []string
+	}{
+		{"duplicate_start", a.DuplicateStart, []string{duplicateReplay, duplicateConflict}},
+		{"reuse_policy", a.ReusePolicy, []string{reuseRefuse, reuseRevoke}},
+		{"error_format", a.ErrorFormat, []string{"", formatEDC, formatRFC6749}},
+	} {
+		if !slices.Contains(choice.among, choice.value) {
+			return fmt.Errorf("%s %q is none of %q", choice.name, choice.value, choice.among)
+		}
+	}
+	return nil
+}
+
+// ControlPlane is a control plane by its name, which is what flows are owned by. Changing how it authenticates does not
+// change the name.
+type ControlPlane struct {
+	// Name as edr_signaling refers to it. Required.
+	Name string `json:"name,omitempty"`
+
+	// Formerly are names that it had before, so that it keeps its flows.
+	Formerly []string `json:"formerly,omitempty"`
+}
+
+func (a *App) checkControlPlanes() error {
+	seen := map[string]struct{}{}
+	for _, plane := range a.ControlPlanes {
+		for _, name := range append([]string{plane.Name}, plane.Formerly...) {
+			if !nameSyntax.MatchString(name) {
+				return fmt.Errorf("control_plane %q: a name has 1 to 63 letters, digits, dots, dashes or underscores", name)
+			}
+			_, twice := seen[name]
+			if twice {
+				return fmt.Errorf("control_plane %s is listed twice", name)
+			}
+			seen[name] = struct{}{}
+		}
+	}
+	return nil
+}
+
+func (a *App) controlPlaneNames() []string {
+	names := make([]string, 0, len(a.ControlPlanes))
+	for _, plane := range a.ControlPlanes {
+		names = append(names, plane.Name)
+	}
+	return names
+}
+
+func (a *App) formerNames() map[string]string {
+	names := map[string]string{}
+	for _, plane := range a.ControlPlanes {
+		for _, former := range plane.Formerly {
+			names[former] = plane.Name
+		}
+	}
+	return names
+}

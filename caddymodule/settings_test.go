@@ -1,0 +1,170 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"maps"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+func TestSettings(t *testing.T) {
+	g := newLiveGateway(t)
+	err := os.WriteFile(g.path("short.key"), []byte("short"), 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := map[string]struct {
+		edits object
+		want  string
+	}{
+		"no did":                   {object{"did": ""}, "did is required"},
+		"no DID":                   {object{"did": "provider"}, `did "provider" is not a DID`},
+		"participant":              {object{"participant": "a/b"}, `participant "a/b"`},
+		"no key":                   {object{"signing_keys": nil}, "signing_key is required"},
+		"key state":                {object{"signing_keys": []object{{"file": g.path("signing.pem"), "state": "old"}}}, `state "old"`},
+		"no active key":            {object{"signing_keys": []object{{"file": g.path("signing.pem"), "state": "next"}}}, "no signing key is active"},
+		"unknown placeholder":      {object{"signing_keys": []object{{"file": "{secret.signing}"}}}, "{secret.signing}"},
+		"missing file placeholder": {object{"signing_keys": []object{{"file": "{file." + g.path("none") + "}"}}}, "signing_key {file."},
+		"short refresh key":        {object{"refresh_keys": []string{g.path("short.key")}}, "refresh key: 5 bytes"},
+		"no public url":            {object{"public_url": ""}, "public_url is required"},
+		"public url in clear":      {object{"public_url": "http://data.example"}, "must be https"},
+		"public url with query":    {object{"public_url": "https://data.example?x=1"}, "no user, query or fragment"},
+		"public url relative":      {object{"public_url": "/data"}, "must be an absolute https URL"},
+		"refresh path":             {object{"refresh_path": "token"}, "refresh_path"},
+		"refresh path with dots":   {object{"refresh_path": "/a/../token"}, "refresh_path"},
+		"refresh path with slash":  {object{"refresh_path": "/token/"}, "refresh_path"},
+		"ttl below a second":       {object{"token_ttl": "10ms"}, "token_ttl must be at least 1s"},
+		"negative ttl":             {object{"refresh_ttl": "-1s"}, "refresh_ttl must be at least 0s"},
+		"refresh ttl too short":    {object{"refresh_ttl": "1m"}, "shorter than token_ttl"},
+		"skew":                     {object{"clock_skew": "1h"}, "clock_skew must be at most 10m0s"},
+		"did map":                  {object{"did_map": object{"BPNL1": "x"}}, `did_map BPNL1: "x" is not a DID`},
+		"did map of a DID":         {object{"did_map": object{"did:web:a": "did:web:b"}}, "cannot be mapped"},
+		"duplicate start":          {object{"duplicate_start": "refuse"}, "duplicate_start"},
+		"error format":             {object{"error_format": "xml"}, "error_format"},
+		"control plane name":       {object{"control_planes": []object{{"name": "a b"}}}, `control_plane "a b"`},
+		"control plane twice":      {object{"control_planes": []object{{"name": "a", "formerly": []string{"b"}}, {"name": "b"}}}, "control_plane b is listed twice"},
+		"unknown store":            {object{"store": object{"module": "bolt"}}, "edrgate.stores.bolt"},
+		"unknown field":            {object{"token_tll": "5m"}, "token_tll"},
+		"resolver relationship":    {object{"resolver": object{"relationship": "all"}}, "relationship"},
+		"resolver timeout":         {object{"resolver": object{"timeout": "1h"}}, "timeout must be at most"},
+		"resolver network":         {object{"resolver": object{"allow_addresses": []string{"10.0.0.1/8"}}}, "10.0.0.0/8"},
+		"route without dataset":    {object{"routes": object{"r": object{"backend": "https://b"}}}, "route r: dataset is required"},
+		"route of nothing":         {object{"routes": object{"r": object{"datasets": []string{"a"}}}}, "says nothing"},
+		"route backend":            {object{"routes": object{"r": object{"datasets": []string{"a"}, "backend": "backend:80"}}}, "absolute http or https URL"},
+		"route backend user":       {object{"routes": object{"r": object{"datasets": []string{"a"}, "backend": "https://u:p@b"}}}, "no user"},
+		"route twice":              {object{"routes": object{"r": object{"datasets": []string{"a"}, "backend": "https://b"}, "s": object{"datasets": []string{"a"}, "backend": "https://b"}}}, `dataset "a" is also in route`},
+		"route header placeholder": {object{"routes": object{"r": object{"datasets": []string{"a"}, "backend": "https://b", "headers": object{"X": "{nothing.here}"}}}}, "header X"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			app := g.app()
+			maps.Copy(app, tt.edits)
+			var config *caddy.Config
+			err := json.Unmarshal(g.config(app, g.servers()), &config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = caddy.Validate(config)
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want %q", err, tt.want)
+			}
+		})
+	}
+	if len(g.dirEntries()) > 3 { // the keys, the log
+		t.Errorf("validating left %v", g.dirEntries())
+	}
+}
+
+func (g *liveGateway) dirEntries() []string {
+	entries, err := os.ReadDir(g.dir)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	var names []string
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	return names
+}
+
+// What the sites say together is seen when a config is loaded.
+func TestSitesThatContradict(t *testing.T) {
+	g := newLiveGateway(t)
+	open := func(listen string) object {
+		servers := g.servers()
+		servers["open"] = object{
+			"listen": []string{listen}, "automatic_https": object{"disable": true},
+			"routes": []object{handle(object{"handler": "subroute", "routes": []object{handle(object{"handler": "edr_signaling"})}})},
+		}
+		return servers
+	}
+	withSignaling := func(signaling object) object {
+		servers := g.servers()
+		signaling["handler"] = "edr_signaling"
+		servers["signaling"] = g.site("signaling", signaling)
+		return servers
+	}
+	route := object{"routes": object{"r": object{"datasets": []string{"a"}, "public_url": "https://r.example"}}}
+	auth := g.servers()
+	auth["data"] = g.site("data", object{"handler": "edr_refresh"}, object{"handler": "edr_auth", "datasets": []string{"b"}})
+	unknownRoute := g.servers()
+	unknownRoute["data"] = g.site("data", object{"handler": "edr_refresh"}, object{"handler": "edr_auth", "routes": []string{"q"}})
+
+	tests := map[string]struct {
+		app     object
+		servers object
+		want    string
+	}{
+		"no refresh endpoint":                       {nil, object{"data": g.site("data", object{"handler": "edr_auth", "any_dataset": true})}, "no site has edr_refresh"},
+		"path for consumers of the classic dialect": {object{"refresh_path": "/renew"}, g.servers(), "refresh_path /renew must end in /token"},
+		"signaling for everybody":                   {nil, open(":0"), "can be reached from other machines"},
+		"signaling on an inner address":             {nil, open("10.0.0.5:8181"), "can be reached from other machines"},
+		"route that nothing serves":                 {route, auth, "route r has no backend, and no edr_auth serves it"},
+		"route whose backend nobody may reach": {
+			object{"routes": object{"r": object{"datasets": []string{"a"}, "backend": "https://b.example"}}},
+			auth,
+			"route r: its backend is in the backends of no edr_proxy",
+		},
+		"edr_auth names an unknown route": {nil, unknownRoute, "there is no route q"},
+		"unknown control plane": {
+			nil, withSignaling(object{"auth": []object{{"networks": []string{"10.0.0.0/8"}, "control_plane": "edc"}}}),
+			"there is no control_plane edc",
+		},
+		"short bearer":    {nil, withSignaling(object{"auth": []object{{"bearer": "secret"}}}), "fewer than 16 characters"},
+		"bearer digest":   {nil, withSignaling(object{"auth": []object{{"bearer": "sha256:12"}}}), "64 hexadecimal digits"},
+		"bearer and all":  {nil, withSignaling(object{"auth": []object{{"insecure": true}, {"bearer": "0123456789abcdef"}}}), "insecure"},
+		"unknown dialect": {nil, withSignaling(object{"protocols": []string{"dsp"}}), `protocol "dsp"`},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			app := g.app()
+			maps.Copy(app, tt.app)
+			err := caddy.Load(g.config(app, tt.servers), true)
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want %q", err, tt.want)
+			}
+			if g.references("store") != 0 {
+				t.Error("the store is held")
+			}
+		})
+	}
+
+	// The same settings are right in another company.
+	for name, config := range map[string][2]object{
+		"other path without the classic dialect": {object{"refresh_path": "/renew"}, withSignaling(object{"protocols": []string{"dps"}})},
+		"loopback":                               {nil, open("127.0.0.1:0")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			app := g.app()
+			maps.Copy(app, config[0])
+			g.load(app, config[1])
+			err := caddy.Stop()
+			if err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}

@@ -1,0 +1,380 @@
+package caddymodule
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/edrgate/edrgate/signaling"
+	"github.com/edrgate/edrgate/tokens"
+)
+
+func init() {
+	caddy.RegisterModule(new(Signaling))
+	httpcaddyfile.RegisterHandlerDirective("edr_signaling", func(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+		handler := new(Signaling)
+		return handler, handler.UnmarshalCaddyfile(h.Dispenser)
+	})
+	httpcaddyfile.RegisterDirectiveOrder("edr_signaling", httpcaddyfile.Before, "basic_auth")
+}
+
+// Signaling takes the messages by which a control plane starts, suspends, resumes and ends data flows: Data Plane
+// Signaling on /dataflows and EDC's classic signaling on /v1/dataflows, each also below /<participant>. Other paths go
+// on to the next handler.
+//
+// Whoever may signal makes tokens. Put it on a listener of its own that only the control plane reaches, and say who may
+// use it. Without auth it answers nobody but this machine.
+type Signaling struct {
+	// Auth are the ways in. Default: none, which is an error unless all listeners are on the loopback interface.
+	Auth []SignalingAuth `json:"auth,omitempty"`
+
+	// Protocols are the dialects spoken: "dps" and "edc". Default: both.
+	Protocols []string `json:"protocols,omitempty"`
+
+	app          *App
+	logger       *slog.Logger
+	dialects     []tokens.Dialect
+	loopbackOnly bool
+	handler      *signaling.Handler
+}
+
+// SignalingAuth is one way in, for one control plane. Exactly one of Bearer, Networks and Insecure is set.
+type SignalingAuth struct {
+	// ControlPlane is the name of the control plane that comes this way, as in the app's control_planes. Default:
+	// "default".
+	ControlPlane string `json:"control_plane,omitempty"`
+
+	// Bearer is the token in the Authorization header: a placeholder such as {file./run/secrets/token}, replaced when
+	// the config is loaded; or sha256: and the 64 hexadecimal digits of the token's SHA-256. A token written here in
+	// clear would be shown by the admin API.
+	Bearer string `json:"bearer,omitempty"`
+
+	// Networks are where requests may come from, by the address of the peer of the connection, whatever X-Forwarded-For
+	// says: for classic EDC, which cannot authenticate.
+	Networks []string `json:"networks,omitempty"`
+
+	// Insecure lets everybody in who reaches the listener.
+	Insecure bool `json:"insecure,omitempty"`
+}
+
+// CaddyModule returns the Caddy module information.
+func (*Signaling) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.edr_signaling", New: func() caddy.Module { return new(Signaling) }}
+}
+
+// Provision reads the tokens and builds the handler.
+func (h *Signaling) Provision(ctx caddy.Context) error {
+	var err error
+	h.app, err = configuredApp(ctx)
+	if err != nil {
+		return err
+	}
+	h.logger = ctx.Slogger()
+	h.dialects, err = dialectsOf(h.Protocols)
+	if err != nil {
+		return err
+	}
+	access, err := h.access(caddy.NewReplacer())
+	if err != nil {
+		return fmt.Errorf("auth: %w", err)
+	}
+	h.handler, err = signaling.New(signaling.Config{
+		Flows:       flowsOf{h.app},
+		Access:      access,
+		Serving:     func() *signaling.Serving { return h.app.sites.serving },
+		Participant: h.app.Participant,
+		DID:         h.app.DID,
+		Dialects:    h.dialects,
+		CheckSource: h.app.sites.checkSource,
+		Observer:    h.app.observer,
+		Logger:      h.logger,
+	})
+	if err != nil {
+		return err
+	}
+	h.app.sites.signalings = append(h.app.sites.signalings, h)
+	return nil
+}
+
+func dialectsOf(protocols []string) ([]tokens.Dialect, error) {
+	if len(protocols) == 0 {
+		return []tokens.Dialect{tokens.DPS, tokens.Classic}, nil
+	}
+	dialects := make([]tokens.Dialect, 0, len(protocols))
+	for _, protocol := range protocols {
+		dialect := tokens.Dialect(protocol)
+		if dialect != tokens.DPS && dialect != tokens.Classic {
+			return nil, fmt.Errorf("protocol %q is none of dps, edc", protocol)
+		}
+		if slices.Contains(dialects, dialect) {
+			return nil, fmt.Errorf("protocol %s is listed twice", protocol)
+		}
+		dialects = append(dialects, dialect)
+	}
+	return dialects, nil
+}
+
+func (h *Signaling) speaks(dialect tokens.Dialect) bool { return slices.Contains(h.dialects, dialect) }
+
+func (h *Signaling) access(replacer *caddy.Replacer) (signaling.Access, error) {
+	ways := h.Auth
+	if len(ways) == 0 {
+		h.loopbackOnly = true
+		ways = []SignalingAuth{{Insecure: true}}
+	}
+	known := h.app.controlPlaneNames()
+	rules := make([]signaling.Rule, 0, len(ways))
+	for _, way := range ways {
+		name := orDefault(way.ControlPlane, signaling.DefaultControlPlane)
+		if !slices.Contains(known, name) {
+			return nil, fmt.Errorf("there is no control_plane %s in the global option %s, only %s", name, appName, strings.Join(known, ", "))
+		}
+		rule, err := way.rule(name, replacer)
+		if err != nil {
+			return nil, err
+		}
+		rules = append(rules, rule)
+	}
+	if !h.loopbackOnly && slices.ContainsFunc(ways, func(way SignalingAuth) bool { return way.Insecure }) {
+		h.logger.Warn("edr_signaling lets everybody in: whoever reaches the listener can make and end tokens")
+	}
+	if slices.ContainsFunc(ways, func(way SignalingAuth) bool { return way.inClear() }) {
+		h.logger.Warn("a bearer token of edr_signaling is part of the configuration, which the admin API shows: use a placeholder or its sha256")
+	}
+	return signaling.NewAccessList(rules)
+}
+
+func (w SignalingAuth) inClear() bool {
+	return w.Bearer != "" && !strings.Contains(w.Bearer, "{") && !strings.HasPrefix(w.Bearer, "sha256:")
+}
+
+// minBearerBytes keeps out tokens that can be guessed by trying.
+const minBearerBytes = 16
+
+func (w SignalingAuth) rule(name string, replacer *caddy.Replacer) (signaling.Rule, error) {
+	rule := signaling.Rule{ControlPlane: name, Insecure: w.Insecure}
+	for _, configured := range w.Networks {
+		network, err := parseNetwork(configured)
+		if err != nil {
+			return rule, err
+		}
+		rule.Networks = append(rule.Networks, network)
+	}
+	if w.Bearer == "" {
+		return rule, nil
+	}
+	token, err := replacer.ReplaceOrErr(w.Bearer, true, true)
+	if err != nil {
+		return rule, fmt.Errorf("bearer: %w", err)
+	}
+	if strings.HasPrefix(token, "sha256:") {
+		digest, err := signaling.ParseDigest(token)
+		if err != nil {
+			return rule, err
+		}
+		rule.Bearer = append(rule.Bearer, digest)
+		return rule, nil
+	}
+	token = strings.TrimRight(token, "\r\n") // as editors leave it in a file
+	if len(token) < minBearerBytes {
+		return rule, fmt.Errorf("bearer: the token has fewer than %d characters", minBearerBytes)
+	}
+	rule.Bearer = append(rule.Bearer, signaling.DigestOf(token))
+	return rule, nil
+}
+
+// ServeHTTP answers messages of control planes.
+func (h *Signaling) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if !h.handler.Serves(r) {
+		return next.ServeHTTP(w, r)
+	}
+	if h.loopbackOnly && !cameByLoopback(r) {
+		// The check of the listeners at start has not seen this one, for example behind another module's handler.
+		h.logger.Error("signaling message refused: edr_signaling has no auth, and this listener can be reached from other machines",
+			"remote", r.RemoteAddr)
+		w.WriteHeader(http.StatusForbidden)
+		return nil
+	}
+	_, err := h.app.Service()
+	if err != nil {
+		h.logger.Error("signaling message not answered", "error", err)
+		w.Header().Set("Retry-After", "2")
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return nil
+	}
+	h.handler.ServeHTTP(w, r)
+	return nil
+}
+
+// cameByLoopback reports whether the connection was accepted on the loopback interface or a unix socket.
+func cameByLoopback(r *http.Request) bool {
+	local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	if !ok {
+		return false
+	}
+	if strings.HasPrefix(local.Network(), "unix") {
+		return true
+	}
+	host, _, err := net.SplitHostPort(local.String())
+	return err == nil && isLoopback(host)
+}
+
+// flowsOf is the token service of an app, for a handler that is built before the store may be opened.
+type flowsOf struct{ app *App }
+
+func (f flowsOf) Start(ctx context.Context, caller tokens.Caller, r tokens.StartRequest) (*tokens.EDR, error) {
+	service, err := f.app.Service()
+	if err != nil {
+		return nil, err
+	}
+	return service.Start(ctx, caller, r)
+}
+
+func (f flowsOf) Resume(ctx context.Context, caller tokens.Caller, m tokens.Message) (*tokens.EDR, error) {
+	service, err := f.app.Service()
+	if err != nil {
+		return nil, err
+	}
+	return service.Resume(ctx, caller, m)
+}
+
+func (f flowsOf) Suspend(ctx context.Context, caller tokens.Caller, m tokens.Message) (tokens.Ending, error) {
+	service, err := f.app.Service()
+	if err != nil {
+		return tokens.Ending{}, err
+	}
+	return service.Suspend(ctx, caller, m)
+}
+
+func (f flowsOf) Terminate(ctx context.Context, caller tokens.Caller, m tokens.Message) (tokens.Ending, error) {
+	service, err := f.app.Service()
+	if err != nil {
+		return tokens.Ending{}, err
+	}
+	return service.Terminate(ctx, caller, m)
+}
+
+func (f flowsOf) Complete(ctx context.Context, caller tokens.Caller, m tokens.Message) (tokens.Ending, error) {
+	service, err := f.app.Service()
+	if err != nil {
+		return tokens.Ending{}, err
+	}
+	return service.Complete(ctx, caller, m)
+}
+
+func (f flowsOf) Status(ctx context.Context, caller tokens.Caller, processID string) (*tokens.Flow, error) {
+	service, err := f.app.Service()
+	if err != nil {
+		return nil, err
+	}
+	return service.Status(ctx, caller, processID)
+}
+
+// UnmarshalCaddyfile sets up the handler. Syntax:
+//
+//	edr_signaling {
+//		auth bearer <token> {
+//			control_plane <name>
+//		}
+//		auth network <cidr...> {
+//			control_plane <name>
+//		}
+//		auth none insecure
+//		protocol dps edc
+//	}
+//
+// auth may be repeated. The block behind it may be left out where there is one control plane.
+func (h *Signaling) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the directive's name
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	for d.NextBlock(0) {
+		var err error
+		switch d.Val() {
+		case "auth":
+			err = h.parseAuth(d)
+		case "protocol":
+			err = h.parseProtocol(d)
+		default:
+			return d.Errf("unrecognized subdirective %q", d.Val())
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *Signaling) parseProtocol(d *caddyfile.Dispenser) error {
+	protocols := d.RemainingArgs()
+	if len(protocols) == 0 {
+		return d.ArgErr()
+	}
+	h.Protocols = append(h.Protocols, protocols...)
+	_, err := dialectsOf(h.Protocols)
+	if err != nil {
+		return d.WrapErr(err)
+	}
+	return endOfLine(d)
+}
+
+func (h *Signaling) parseAuth(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) == 0 {
+		return d.ArgErr()
+	}
+	var way SignalingAuth
+	switch args[0] {
+	case "bearer":
+		if len(args) != 2 {
+			return d.ArgErr()
+		}
+		way.Bearer = args[1]
+	case "network":
+		if len(args) < 2 {
+			return d.ArgErr()
+		}
+		for _, configured := range args[1:] {
+			_, err := parseNetwork(configured)
+			if err != nil {
+				return d.WrapErr(err)
+			}
+		}
+		way.Networks = args[1:]
+	case "none":
+		if !slices.Equal(args, []string{"none", "insecure"}) {
+			return d.Err("auth none lets everybody in: write `auth none insecure` to say so")
+		}
+		way.Insecure = true
+	default:
+		return d.Errf("auth: %q is none of bearer, network, none", args[0])
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if d.Val() != "control_plane" {
+			return d.Errf("unrecognized option %q of auth", d.Val())
+		}
+		err := text(&way.ControlPlane)(d)
+		if err != nil {
+			return err
+		}
+	}
+	h.Auth = append(h.Auth, way)
+	return nil
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*Signaling)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Signaling)(nil)
+	_ caddyfile.Unmarshaler       = (*Signaling)(nil)
+)
