@@ -1,9 +1,10 @@
 package caddymodule
 
 import (
+	"errors"
 	"net/http"
-	"strings"
 
+	"github.com/edrgate/edrgate/oauth"
 	"github.com/edrgate/edrgate/tokens"
 )
 
@@ -11,38 +12,16 @@ import (
 // consumers send it. Tokens in the query or in a form are not looked at (RFC 6750 §5.3).
 func bearerToken(h http.Header) (string, *refusal) {
 	values := h["Authorization"]
-	if len(values) == 0 {
-		return "", &refusal{reason: reasonMissing}
-	}
-	if len(values) > 1 {
-		// Whatever else looks at the request may take the other one (RFC 9110 §11.6.2 has one set of credentials).
-		return "", malformedRequest("more than one Authorization header")
-	}
-	value := values[0]
-	if value == "" {
+	if len(values) == 1 && values[0] == "" {
+		// A token that is empty, as the Tractus-X data plane takes it, and not a missing one.
 		return "", &refusal{reason: string(tokens.CodeTokenMalformed)}
 	}
-	for i := range len(value) {
-		if c := value[i]; c < ' ' || c > '~' {
-			return "", malformedRequest("the Authorization header holds a character other than printable ASCII")
-		}
+	token, err := oauth.Bearer(h, 0)
+	if err == nil {
+		return token.Reveal(), nil
 	}
-	scheme, rest, spaced := strings.Cut(value, " ")
-	isBearer := strings.EqualFold(scheme, "Bearer") // RFC 9110 §11.1: the scheme's case does not matter
-	if !spaced && !isBearer {
-		return value, nil
-	}
-	if !isBearer {
-		// Credentials of another scheme are no token: RFC 6750 §3.1 has no error code for it.
+	if errors.Is(err, oauth.Missing) {
 		return "", &refusal{reason: reasonMissing}
 	}
-	rest = strings.TrimLeft(rest, " ")
-	if rest == "" || strings.Contains(rest, " ") {
-		return "", malformedRequest("the Authorization header does not hold exactly one token")
-	}
-	return rest, nil
-}
-
-func malformedRequest(detail string) *refusal {
-	return &refusal{reason: reasonMalformed, detail: detail}
+	return "", &refusal{reason: reasonMalformed, detail: err.Error()}
 }

@@ -42,6 +42,8 @@ type collectors struct {
 	events       *prometheus.CounterVec
 	stages       *prometheus.HistogramVec
 	flows        *prometheus.GaugeVec
+	orphaned     prometheus.Gauge
+	expiring     prometheus.Gauge
 	commits      prometheus.Counter
 	commitSize   prometheus.Histogram
 	commitTime   prometheus.Histogram
@@ -74,7 +76,14 @@ func newCollectors() *collectors {
 		events:     counter("events_total", "Things that an operator should look at.", "event"),
 		signalTime: histograms("signaling_duration_seconds", "How long answering a signaling message took.", "operation"),
 		stages:     histograms("stage_duration_seconds", "How long one stage of an operation took.", "operation", "stage"),
-		flows:      gauge("flows", "Flows by state, from a slow count. Over replicas take the maximum, not the sum.", "state"),
+		orphaned: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: metricsNamespace, Name: "flows_orphaned", Help: "Flows of control planes that are not configured. Over replicas take the maximum.",
+		}),
+		expiring: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: metricsNamespace, Name: "flows_expiring",
+			Help: "Flows whose last access token cannot be renewed and expires within 30 days. Over replicas take the maximum.",
+		}),
+		flows: gauge("flows", "Flows by state, from a slow count. Over replicas take the maximum, not the sum.", "state"),
 		commits: prometheus.NewCounter(prometheus.CounterOpts{
 			Namespace: metricsNamespace, Name: "store_commits_total", Help: "Durable commits of the store.",
 		}),
@@ -90,7 +99,7 @@ func newCollectors() *collectors {
 
 func (c *collectors) all() []prometheus.Collector {
 	return []prometheus.Collector{
-		c.issued, c.renewals, c.requests, c.backends, c.signaling, c.signalTime, c.events, c.stages, c.flows, c.commits,
+		c.issued, c.renewals, c.requests, c.backends, c.signaling, c.signalTime, c.events, c.stages, c.flows, c.orphaned, c.expiring, c.commits,
 		c.commitSize, c.commitTime, c.storeErrors, c.space, c.didFetches, c.didFetchTime, c.build,
 	}
 }
@@ -267,10 +276,12 @@ func (o *observer) Issued(reason string, renewable bool) {
 }
 
 // Flows implements tokens.Observer.
-func (o *observer) Flows(counts map[tokens.State]int) {
+func (o *observer) Flows(c tokens.FlowCount) {
 	for _, state := range flowStates {
-		o.collectors.flows.WithLabelValues(string(state)).Set(float64(counts[state]))
+		o.collectors.flows.WithLabelValues(string(state)).Set(float64(c.ByState[state]))
 	}
+	o.collectors.orphaned.Set(float64(c.Orphaned))
+	o.collectors.expiring.Set(float64(c.Expiring))
 }
 
 // Event implements tokens.Observer.

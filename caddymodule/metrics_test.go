@@ -59,7 +59,7 @@ func TestObserver(t *testing.T) {
 	o.Event("flow-4711")
 	o.Stage("renew", "did", time.Millisecond)
 	o.Stage("renew", "agreement-1", time.Millisecond)
-	o.Flows(map[tokens.State]int{tokens.Started: 7, "MADE_UP": 1})
+	o.Flows(tokens.FlowCount{ByState: map[tokens.State]int{tokens.Started: 7, "MADE_UP": 1}})
 	o.Committed(3, time.Millisecond)
 	o.Failed("commit")
 	o.Failed("/var/lib/edr")

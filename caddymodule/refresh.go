@@ -178,8 +178,8 @@ func (h *Refresh) renew(w http.ResponseWriter, r *http.Request) renewal {
 		return h.refuseToken(w, proof, err)
 	}
 	err = oauth.WriteToken(w, oauth.Token{
-		AccessToken:  oauth.Secret(renewed.AccessToken.Reveal()),
-		RefreshToken: oauth.Secret(renewed.RefreshToken.Reveal()),
+		AccessToken:  tokens.Secret(renewed.AccessToken.Reveal()),
+		RefreshToken: tokens.Secret(renewed.RefreshToken.Reveal()),
 		ExpiresIn:    renewed.ExpiresIn,
 	})
 	// A consumer that did not get the answer comes again with the same refresh token and gets it.
@@ -201,7 +201,7 @@ func (h *Refresh) refuse(w http.ResponseWriter, result string, dialect tokens.Di
 }
 
 // refuseToken answers an error of the token service.
-func (h *Refresh) refuseToken(w http.ResponseWriter, proof oauth.Secret, err error) renewal {
+func (h *Refresh) refuseToken(w http.ResponseWriter, proof tokens.Secret, err error) renewal {
 	format := h.format(tokens.DialectOf(err))
 	refusal := refusalOfRenewal(format, proof, err)
 	writeErr := oauth.WriteError(w, format, refusal)

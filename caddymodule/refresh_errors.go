@@ -68,7 +68,7 @@ var renewalRefusals = map[tokens.Code]renewalRefusal{
 
 // refusalOfRenewal turns an error of Renew into an answer. What is not in the table is trouble of ours, and "cannot
 // tell" must not read as "no": a consumer takes any 4xx for final.
-func refusalOfRenewal(format oauth.Format, proof oauth.Secret, err error) oauth.Refusal {
+func refusalOfRenewal(format oauth.Format, proof tokens.Secret, err error) oauth.Refusal {
 	var refused *tokens.Error
 	row, known := renewalRefusals[tokens.CodeOf(err)]
 	if !known || !errors.As(err, &refused) {
@@ -130,7 +130,7 @@ type presented struct {
 // maxQuotedBytes limits what is quoted; longer values are left out.
 const maxQuotedBytes = 512
 
-func readPresented(proof oauth.Secret) presented {
+func readPresented(proof tokens.Secret) presented {
 	token, err := compactjws.Parse(proof.Reveal(), 0)
 	if err != nil {
 		return presented{}

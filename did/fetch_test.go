@@ -326,7 +326,7 @@ func TestFetchSeesRebinding(t *testing.T) {
 	)
 	got, err := b.ResolveKey(context.Background(), h.did(), "#k")
 	wantKey(t, got, err, key)
-	b.clock.advance(time.Hour)
+	b.clock.Advance(time.Hour)
 	_, err = b.ResolveKey(context.Background(), h.did(), "#k")
 	wantCode(t, err, CodeDenied)
 	if n := b.names.Lookups(walletName); n != 2 {

@@ -367,7 +367,7 @@ func TestConcurrentUse(t *testing.T) {
 				if j%5 == 0 {
 					b.Forget(did)
 				}
-				b.clock.advance(10 * time.Second)
+				b.clock.Advance(10 * time.Second)
 				cancel()
 			}
 		})

@@ -29,6 +29,7 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jwk"
 
 	"github.com/edrgate/edrgate/internal/dial/dialtest"
+	"github.com/edrgate/edrgate/internal/testkit"
 )
 
 // walletName is the host of most DIDs here. The name server of the tests knows it as 127.0.0.1.
@@ -163,24 +164,6 @@ var hostIdentity = sync.OnceValue(func() identity {
 	return identity{tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, roots}
 })
 
-// clock stands still until it is told to go on.
-type clock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func (c *clock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *clock) advance(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-}
-
 // results is an Observer that remembers.
 type results struct {
 	mu   sync.Mutex
@@ -202,7 +185,7 @@ func (r *results) all() []string {
 // bench is a resolver with everything it depends on.
 type bench struct {
 	*Resolver
-	clock   *clock
+	clock   *testkit.Clock
 	names   *dialtest.Names
 	results *results
 }
@@ -211,7 +194,7 @@ type bench struct {
 func newBench(t *testing.T, change func(*Config), hosts ...*host) *bench {
 	t.Helper()
 	b := &bench{
-		clock:   &clock{now: time.Date(2026, 11, 23, 8, 0, 0, 0, time.UTC)},
+		clock:   testkit.NewClock(),
 		names:   new(dialtest.Names),
 		results: new(results),
 	}

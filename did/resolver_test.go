@@ -28,7 +28,7 @@ func TestDocumentIsCached(t *testing.T) {
 	b := newBench(t, nil, h)
 	first, err := b.ask(h)
 	wantKey(t, first, err, key)
-	b.clock.advance(5*time.Minute - time.Second)
+	b.clock.Advance(5*time.Minute - time.Second)
 	second, err := b.ask(h)
 	wantKey(t, second, err, key)
 	if first.(*ecdsa.PublicKey) != second.(*ecdsa.PublicKey) {
@@ -38,7 +38,7 @@ func TestDocumentIsCached(t *testing.T) {
 
 	other := newECKey(t)
 	h.serve(t, documentOf(t, h.did(), "k", other))
-	b.clock.advance(time.Second)
+	b.clock.Advance(time.Second)
 	b.wantAsked(t, h, other)
 	h.wantRequests(t, 2)
 }
@@ -49,10 +49,10 @@ func TestCacheControlShortens(t *testing.T) {
 	h.serve(t, documentOf(t, h.did(), "k", key), "Cache-Control", "public, max-age=60")
 	b := newBench(t, nil, h)
 	b.wantAsked(t, h, key)
-	b.clock.advance(59 * time.Second)
+	b.clock.Advance(59 * time.Second)
 	b.wantAsked(t, h, key)
 	h.wantRequests(t, 1)
-	b.clock.advance(time.Second)
+	b.clock.Advance(time.Second)
 	b.wantAsked(t, h, key)
 	h.wantRequests(t, 2)
 }
@@ -63,7 +63,7 @@ func TestClockSetBack(t *testing.T) {
 	h.serve(t, documentOf(t, h.did(), "k", key))
 	b := newBench(t, nil, h)
 	b.wantAsked(t, h, key)
-	b.clock.advance(-time.Hour)
+	b.clock.Advance(-time.Hour)
 	b.wantAsked(t, h, key)
 	h.wantRequests(t, 2)
 }
@@ -136,11 +136,11 @@ func TestRefetchIsLimited(t *testing.T) {
 	b.wantAsked(t, h, key) // what is in the cache still works
 	h.wantRequests(t, 6)
 
-	b.clock.advance(4 * time.Second)
+	b.clock.Advance(4 * time.Second)
 	if e := wantCode(t, unknown(), CodeLimited); e.RetryAfter() != time.Second {
 		t.Errorf("retry after %s, want 1s", e.RetryAfter())
 	}
-	b.clock.advance(time.Second)
+	b.clock.Advance(time.Second)
 	wantCode(t, unknown(), CodeNoKey)
 	wantCode(t, unknown(), CodeLimited)
 	h.wantRequests(t, 7)
@@ -215,7 +215,7 @@ func TestFailureIsCached(t *testing.T) {
 		t.Errorf("retry after %s, want 30s", e.RetryAfter())
 	}
 	h.serve(t, documentOf(t, h.did(), "k", key))
-	b.clock.advance(29 * time.Second)
+	b.clock.Advance(29 * time.Second)
 	_, err = b.ask(h)
 	if e := wantCode(t, err, CodeStatus); e.RetryAfter() != time.Second {
 		t.Errorf("retry after %s, want 1s", e.RetryAfter())
@@ -223,7 +223,7 @@ func TestFailureIsCached(t *testing.T) {
 	_, err = b.RefetchKey(context.Background(), h.did(), "#k")
 	wantCode(t, err, CodeStatus)
 	h.wantRequests(t, 1)
-	b.clock.advance(time.Second)
+	b.clock.Advance(time.Second)
 	b.wantAsked(t, h, key)
 	h.wantRequests(t, 2)
 	if got, want := b.results.all(), []string{string(CodeStatus), ResultOK}; !slices.Equal(got, want) {
@@ -239,10 +239,10 @@ func TestSuccessEndsFailure(t *testing.T) {
 	b := newBench(t, nil, h)
 	_, err := b.ask(h)
 	wantCode(t, err, CodeStatus)
-	b.clock.advance(31 * time.Second)
+	b.clock.Advance(31 * time.Second)
 	h.serve(t, documentOf(t, h.did(), "k", key))
 	b.wantAsked(t, h, key)
-	b.clock.advance(-10 * time.Second)
+	b.clock.Advance(-10 * time.Second)
 	_, err = b.ResolveKey(context.Background(), h.did(), "#other")
 	wantCode(t, err, CodeNoKey)
 }
@@ -281,7 +281,7 @@ func TestStaleIfError(t *testing.T) {
 	b.wantAsked(t, h, key)
 	h.status(http.StatusServiceUnavailable)
 
-	b.clock.advance(5 * time.Minute)
+	b.clock.Advance(5 * time.Minute)
 	b.wantAsked(t, h, key)
 	h.wantRequests(t, 2)
 	b.wantAsked(t, h, key) // the failure stands, nobody is asked
@@ -292,10 +292,10 @@ func TestStaleIfError(t *testing.T) {
 	wantCode(t, err, CodeStatus)
 	h.wantRequests(t, 2)
 
-	b.clock.advance(15*time.Minute - time.Second)
+	b.clock.Advance(15*time.Minute - time.Second)
 	b.wantAsked(t, h, key)
 	h.wantRequests(t, 3)
-	b.clock.advance(time.Second)
+	b.clock.Advance(time.Second)
 	_, err = b.ask(h)
 	if e := wantCode(t, err, CodeStatus); e.Refused() {
 		t.Error("a failing host counts as a no")
@@ -308,12 +308,12 @@ func TestStaleIfErrorEndsWithACleanAnswer(t *testing.T) {
 	h.serve(t, documentOf(t, h.did(), "k", key))
 	b := newBench(t, nil, h)
 	b.wantAsked(t, h, key)
-	b.clock.advance(5 * time.Minute)
+	b.clock.Advance(5 * time.Minute)
 	h.serve(t, documentOf(t, h.did(), "k2", newECKey(t)))
 	_, err := b.ask(h)
 	wantCode(t, err, CodeNoKey)
 	h.status(http.StatusServiceUnavailable)
-	b.clock.advance(5 * time.Minute)
+	b.clock.Advance(5 * time.Minute)
 	_, err = b.ask(h)
 	wantCode(t, err, CodeStatus)
 }
@@ -334,7 +334,7 @@ func TestStaleIfErrorOff(t *testing.T) {
 			b := newBench(t, c.change, h)
 			b.wantAsked(t, h, key)
 			h.status(http.StatusServiceUnavailable)
-			b.clock.advance(5 * time.Minute)
+			b.clock.Advance(5 * time.Minute)
 			_, err := b.ask(h)
 			wantCode(t, err, CodeStatus)
 		})

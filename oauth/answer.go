@@ -7,12 +7,14 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/edrgate/edrgate/tokens"
 )
 
 // Token is what a successful token request is answered with.
 type Token struct {
-	AccessToken  Secret
-	RefreshToken Secret // empty: none is issued
+	AccessToken  tokens.Secret
+	RefreshToken tokens.Secret // empty: none is issued
 
 	// ExpiresIn is the access token's life. It is sent in whole seconds, rounded down, and at least one: consumers of
 	// Tractus-X want a positive number.
@@ -27,8 +29,6 @@ const (
 	OAuth Format = iota
 	// EDC is the array of error details of the EDC APIs, which Tractus-X has at its refresh endpoint.
 	EDC
-	// DataPlane is the list of texts that the EDC data plane has at its public endpoint.
-	DataPlane
 )
 
 // realm is the protection space that a challenge names. RFC 6750 §3 wants at least one parameter in it.
@@ -65,18 +65,6 @@ func WriteError(w http.ResponseWriter, f Format, r Refusal) error {
 			challenge = r // the only one of these codes that means something in a challenge (RFC 6750 §3.1)
 		}
 		w.Header().Set("WWW-Authenticate", challenge.challenge())
-	}
-	return writeRefusal(w, f, r)
-}
-
-// WriteResourceError writes a refusal of a protected resource. Every 400, 401 and 403 has a challenge (RFC 6750 §3). One
-// without a code, which is right where the request named no token, says nothing but the scheme (RFC 6750 §3.1). The error
-// is the writer's.
-func WriteResourceError(w http.ResponseWriter, f Format, r Refusal) error {
-	r = r.complete()
-	switch r.Status {
-	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
-		w.Header().Set("WWW-Authenticate", r.challenge())
 	}
 	return writeRefusal(w, f, r)
 }
@@ -153,36 +141,31 @@ var edcTypes = map[int]string{
 }
 
 func (r Refusal) body(f Format) ([]byte, error) {
-	switch f {
-	case EDC:
-		name, ok := edcTypes[r.Status]
-		switch {
-		case ok:
-		case r.Status == http.StatusServiceUnavailable:
-			name = "ServiceUnavailable" // EDC has no name for it, and its consumers read the status only
-		case r.Status >= 500:
-			name = "InternalServerError"
-		default:
-			name = "InvalidRequest"
-		}
-		return encode([]struct {
-			Message      string  `json:"message"`
-			Type         string  `json:"type"`
-			Path         *string `json:"path"` // always null, and never left out
-			InvalidValue *string `json:"invalidValue"`
-		}{{Message: r.Message, Type: name}})
-	case DataPlane:
+	if f == OAuth {
 		return encode(struct {
-			Errors []string `json:"errors"`
-		}{[]string{r.Message}})
+			Error       string `json:"error"`
+			Description string `json:"error_description,omitempty"`
+		}{r.Code, r.Message})
 	}
-	if r.Code == "" {
-		return nil, nil // no token was named: no error information (RFC 6750 §3.1)
+	return encode([]struct {
+		Message      string  `json:"message"`
+		Type         string  `json:"type"`
+		Path         *string `json:"path"` // always null, and never left out
+		InvalidValue *string `json:"invalidValue"`
+	}{{Message: r.Message, Type: edcType(r.Status)}})
+}
+
+func edcType(status int) string {
+	name, ok := edcTypes[status]
+	switch {
+	case ok:
+		return name
+	case status == http.StatusServiceUnavailable:
+		return "ServiceUnavailable" // EDC has no name for it, and its consumers read the status only
+	case status >= 500:
+		return "InternalServerError"
 	}
-	return encode(struct {
-		Error       string `json:"error"`
-		Description string `json:"error_description,omitempty"`
-	}{r.Code, r.Message})
+	return "InvalidRequest"
 }
 
 func encode(v any) ([]byte, error) {

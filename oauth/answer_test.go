@@ -130,7 +130,6 @@ func TestWriteError(t *testing.T) {
 			401, `{"error":"invalid_token","error_description":"a'b c  X:   <"}`,
 			`Bearer realm="edrgate", error="invalid_token", error_description="a'b c  X:   <"`, "",
 		},
-		{"data plane", DataPlane, Refusal{Status: 403, Message: "no"}, 403, `{"errors":["no"]}`, "", ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -161,59 +160,6 @@ func checkRefusal(t *testing.T, w *httptest.ResponseRecorder, err error, status 
 	sameHeader(t, w.Header(), want)
 }
 
-func TestWriteResourceError(t *testing.T) {
-	tests := []struct {
-		name      string
-		format    Format
-		refusal   Refusal
-		status    int
-		body      string
-		challenge string
-		retry     string
-	}{
-		{"no token", OAuth, Missing, 401, "", `Bearer realm="edrgate"`, ""},
-		{"no token, data plane", DataPlane, Missing, 401, `{"errors":["Authorization header missing"]}`, `Bearer realm="edrgate"`, ""},
-		{
-			"invalid token", OAuth,
-			Refusal{Status: 401, Code: CodeInvalidToken, Message: "token is expired"},
-			401, `{"error":"invalid_token","error_description":"token is expired"}`,
-			`Bearer realm="edrgate", error="invalid_token", error_description="token is expired"`, "",
-		},
-		{
-			"invalid token, data plane", DataPlane,
-			Refusal{Status: 403, Code: CodeInvalidToken, Message: "Failed to decode token"},
-			403, `{"errors":["Failed to decode token"]}`,
-			`Bearer realm="edrgate", error="invalid_token", error_description="Failed to decode token"`, "",
-		},
-		{
-			"invalid request", OAuth,
-			Refusal{Status: 400, Code: CodeInvalidRequest, Message: "more than one Authorization header"},
-			400, `{"error":"invalid_request","error_description":"more than one Authorization header"}`,
-			`Bearer realm="edrgate", error="invalid_request", error_description="more than one Authorization header"`, "",
-		},
-		{
-			"suspended", OAuth,
-			Refusal{Status: 403, Code: CodeFlowSuspended, Message: "flow is suspended"},
-			403, `{"error":"flow_suspended","error_description":"flow is suspended"}`,
-			`Bearer realm="edrgate", error="flow_suspended", error_description="flow is suspended"`, "",
-		},
-		{
-			"forbidden without a code", OAuth,
-			Refusal{Status: 403, Message: "no"},
-			403, `{"error":"insufficient_scope","error_description":"no"}`,
-			`Bearer realm="edrgate", error="insufficient_scope", error_description="no"`, "",
-		},
-		{"cannot tell", DataPlane, Refusal{Status: 503, Message: "try later"}, 503, `{"errors":["try later"]}`, "", "1"},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			w := httptest.NewRecorder()
-			err := WriteResourceError(w, tt.format, tt.refusal)
-			checkRefusal(t, w, err, tt.status, tt.body, tt.challenge, tt.retry)
-		})
-	}
-}
-
 type broken struct{ http.ResponseWriter }
 
 var errBroken = errors.New("connection reset")
@@ -223,7 +169,7 @@ func (broken) Write([]byte) (int, error) { return 0, errBroken }
 func TestWriterErrorIsReturned(t *testing.T) {
 	w := broken{httptest.NewRecorder()}
 	for _, err := range []error{
-		WriteToken(w, Token{AccessToken: "canary"}), WriteError(w, OAuth, Missing), WriteResourceError(w, EDC, Missing),
+		WriteToken(w, Token{AccessToken: "canary"}), WriteError(w, OAuth, Missing),
 	} {
 		if !errors.Is(err, errBroken) || strings.Contains(err.Error(), "canary") {
 			t.Errorf("got %v", err)

@@ -3,19 +3,21 @@ package oauth
 import (
 	"net/http"
 	"strings"
+
+	"github.com/edrgate/edrgate/tokens"
 )
 
 // DefaultTokenLimit is the longest token, in bytes, where a caller passes 0.
 const DefaultTokenLimit = 16 << 10 // 16 KiB
 
-// Bearer returns the token of a request's Authorization header. It is accepted with the scheme Bearer in any case, and one
-// space (RFC 6750 §2.1), and also without a scheme: an EDR's authorization is sent as it is by the consumers of
+// Bearer returns the token of a request's Authorization header. It is accepted with the scheme Bearer in any case and
+// one or more spaces (RFC 6750 §2.1), and also without a scheme: an EDR's authorization is sent as it is by the consumers of
 // Tractus-X. The limit is in bytes; 0 means DefaultTokenLimit.
 //
 // The error is Missing if there is no header, an empty one, or one of another scheme, and otherwise a Refusal with
 // invalid_request. The form and query methods of RFC 6750 §2.2 and §2.3 are not supported: such parameters are not looked
 // at, and pass for no token.
-func Bearer(h http.Header, limit int) (Secret, error) {
+func Bearer(h http.Header, limit int) (tokens.Secret, error) {
 	if limit <= 0 {
 		limit = DefaultTokenLimit
 	}
@@ -37,6 +39,7 @@ func Bearer(h http.Header, limit int) (Secret, error) {
 	scheme, token, found := strings.Cut(value, " ")
 	switch {
 	case strings.EqualFold(scheme, "Bearer"):
+		token = strings.TrimLeft(token, " ")
 	case !found:
 		token = value
 	case strings.Contains(scheme, "."):
@@ -49,11 +52,10 @@ func Bearer(h http.Header, limit int) (Secret, error) {
 		return "", badRequest("token is too large")
 	}
 	if !isToken68(token) {
-		// Also a second token, a second space, a comma and another scheme behind the first. RFC 6750 §2.1 allows several
-		// spaces; no client is known to send them, and one spelling is easier to agree on.
+		// Also a second token, and a comma and another scheme behind the first.
 		return "", badRequest("Authorization header does not have exactly one token")
 	}
-	return Secret(token), nil
+	return tokens.Secret(token), nil
 }
 
 // isToken68 reports whether s is a b64token (RFC 6750 §2.1), called token68 in RFC 9110 §11.2.

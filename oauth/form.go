@@ -16,6 +16,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/edrgate/edrgate/tokens"
 )
 
 // DefaultFormLimit is the largest form body and the longest query, in bytes, where a caller passes 0.
@@ -27,7 +29,7 @@ const grantRefresh = "refresh_token"
 // empty is empty here (RFC 6749 §3.2: one without a value counts as omitted).
 type TokenRequest struct {
 	GrantType    string
-	RefreshToken Secret
+	RefreshToken tokens.Secret
 
 	// TokenInQuery says that the request's query may hold a token: nobody may log it. It is set beside an error too.
 	TokenInQuery bool
@@ -64,7 +66,7 @@ func ParseTokenRequest(r *http.Request, limit int64) (TokenRequest, error) {
 	if err != nil {
 		return t, err
 	}
-	t.RefreshToken = Secret(token)
+	t.RefreshToken = tokens.Secret(token)
 	return t, nil
 }
 

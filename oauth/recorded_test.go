@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/edrgate/edrgate/tokens"
 )
 
 // recorded is one exchange as real peers had it on the wire.
@@ -126,7 +128,6 @@ func TestRecordedAuthorization(t *testing.T) {
 		{"dps-renewed", "eyJraWQi"},
 		{"refresh-no-authorization", ""},
 		{"refresh-empty-authorization", ""},
-		{"data-query-token", ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -142,11 +143,7 @@ func TestRecordedAuthorization(t *testing.T) {
 				t.Fatalf("got %v", err)
 			}
 			w := httptest.NewRecorder()
-			if tt.name == "data-query-token" {
-				err = WriteResourceError(w, DataPlane, Refusal{Status: Missing.Status, Message: "Missing Authorization Header"})
-			} else {
-				err = WriteError(w, EDC, Missing)
-			}
+			err = WriteError(w, EDC, Missing)
 			if err != nil || w.Code != rec.Response.Status || w.Body.String() != rec.Response.Body {
 				t.Fatalf("got %d %s, %v\nwant %d %s", w.Code, w.Body, err, rec.Response.Status, rec.Response.Body)
 			}
@@ -166,8 +163,8 @@ func TestRecordedTokenAnswers(t *testing.T) {
 			}
 			w := httptest.NewRecorder()
 			err = WriteToken(w, Token{
-				AccessToken:  Secret(want["access_token"].(string)),
-				RefreshToken: Secret(want["refresh_token"].(string)),
+				AccessToken:  tokens.Secret(want["access_token"].(string)),
+				RefreshToken: tokens.Secret(want["refresh_token"].(string)),
 				ExpiresIn:    time.Duration(want["expires"].(float64)) * time.Second,
 			})
 			if err != nil || w.Code != http.StatusOK {

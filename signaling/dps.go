@@ -256,7 +256,7 @@ type dpsError struct {
 func (d dps) refused(w http.ResponseWriter, x *exchange, r *refusal) {
 	r.header(w.Header())
 	flow := x.flow
-	if !validFlowID(flow) {
+	if !tokens.ValidFlowID(flow) {
 		flow = ""
 	}
 	writeJSON(w, r.status, dpsError{

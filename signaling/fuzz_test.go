@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+
+	"github.com/edrgate/edrgate/tokens"
 )
 
 func seeds(f *testing.F, path string) {
@@ -27,7 +29,7 @@ func seeds(f *testing.F, path string) {
 func accepted(t *testing.T, m *startMessage, x *exchange) {
 	t.Helper()
 	r := m.request
-	if !validFlowID(r.ProcessID) || x.flow != r.ProcessID {
+	if !tokens.ValidFlowID(r.ProcessID) || x.flow != r.ProcessID {
 		t.Errorf("flow id %q, named %q", r.ProcessID, x.flow)
 	}
 	for _, id := range []string{r.Terms.Counterparty, r.Terms.Dataset, r.Terms.Agreement} {

@@ -162,7 +162,7 @@ type exchange struct {
 
 // name sets the id of the flow that a start message asks for, if it can be one.
 func (x *exchange) name(flow string) {
-	if validFlowID(flow) {
+	if tokens.ValidFlowID(flow) {
 		x.flow = flow
 	}
 }
@@ -228,7 +228,7 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, x *exchange, sp
 	if err != nil {
 		return nil, err
 	}
-	if x.flow != "" && !validFlowID(x.flow) {
+	if x.flow != "" && !tokens.ValidFlowID(x.flow) {
 		return nil, invalid("the id in the path cannot be that of a data flow")
 	}
 	var body []byte
@@ -347,5 +347,5 @@ func (h *Handler) report(
 
 // loggable cuts what a path claims to be a flow id to the length of one.
 func loggable(id string) string {
-	return strings.ToValidUTF8(id[:min(len(id), maxFlowID)], "")
+	return strings.ToValidUTF8(id[:min(len(id), tokens.MaxFlowIDBytes)], "")
 }

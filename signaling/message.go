@@ -84,8 +84,8 @@ func checkStart(r *tokens.StartRequest, counterpartyMember string) error {
 	if r.ProcessID == "" {
 		return invalid("member processId is missing")
 	}
-	if !validFlowID(r.ProcessID) {
-		return invalid("member processId: want 1 to %d visible ASCII characters without /", maxFlowID)
+	if !tokens.ValidFlowID(r.ProcessID) {
+		return invalid("member processId: want 1 to %d visible ASCII characters without /", tokens.MaxFlowIDBytes)
 	}
 	for _, id := range []struct{ member, value string }{
 		{counterpartyMember, r.Terms.Counterparty},

@@ -153,15 +153,3 @@ func classify(d tokens.Dialect, segments []string) target {
 	}
 	return unknown
 }
-
-// maxFlowID is the length of the longest flow id (docs/decisions: identity of a flow).
-const maxFlowID = 255
-
-// validFlowID reports whether s can be the id of a flow: visible ASCII, and no "/", since EDC puts the id into paths and
-// the core into keys.
-func validFlowID(s string) bool {
-	if s == "" || len(s) > maxFlowID {
-		return false
-	}
-	return !strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c > '~' || c == '/' })
-}

@@ -132,16 +132,19 @@ func accessClaimsOf(t *compactjws.Token) (*accessClaims, error) {
 		return nil, err
 	}
 	c.Expires, c.IssuedAt = expires.Unix(), issued.Unix()
-	if !validFlowID(c.Flow) {
+	if !ValidFlowID(c.Flow) {
 		return nil, fmt.Errorf("flow_id is not an id of a flow")
 	}
 	return c, nil
 }
 
-// validFlowID holds for 1 to 255 printable ASCII characters without "/", which separates the parts of a record's id
-// (docs/decisions: identity of a flow).
-func validFlowID(id string) bool {
-	if id == "" || len(id) > maxFlowIDBytes {
+// MaxFlowIDBytes is the length of the longest flow id (docs/decisions: identity of a flow).
+const MaxFlowIDBytes = 255
+
+// ValidFlowID holds for 1 to 255 printable ASCII characters without "/", which separates the parts of a record's id and
+// of the paths that EDC puts the id into (docs/decisions: identity of a flow).
+func ValidFlowID(id string) bool {
+	if id == "" || len(id) > MaxFlowIDBytes {
 		return false
 	}
 	for i := range len(id) {

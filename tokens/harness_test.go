@@ -286,7 +286,7 @@ type recorder struct {
 	mu     sync.Mutex
 	events map[string]int
 	issued map[string]int
-	flows  map[State]int
+	flows  FlowCount
 }
 
 func (r *recorder) Stage(string, string, time.Duration) {}
@@ -303,10 +303,10 @@ func (r *recorder) Event(name string) {
 	r.events[name]++
 }
 
-func (r *recorder) Flows(counts map[State]int) {
+func (r *recorder) Flows(c FlowCount) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.flows = counts
+	r.flows = c
 }
 
 func (r *recorder) count(event string) int {

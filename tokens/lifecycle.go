@@ -49,8 +49,8 @@ func (s *Service) Revoke(ctx context.Context, processID, reason string) (Ending,
 // end carries out a suspension or an ending. It takes effect here before it is durable, and also if it cannot be made
 // durable; it is reported as done only when it is.
 func (s *Service) end(ctx context.Context, caller Caller, m Message, op operation) (Ending, error) {
-	if !validFlowID(m.ProcessID) {
-		return Ending{}, refuse(CodeInvalid, `flow id must have 1 to %d printable characters and no "/"`, maxFlowIDBytes)
+	if !ValidFlowID(m.ProcessID) {
+		return Ending{}, refuse(CodeInvalid, `flow id must have 1 to %d printable characters and no "/"`, MaxFlowIDBytes)
 	}
 	for {
 		ending, err := s.endKnown(ctx, caller, m, op)
@@ -182,7 +182,7 @@ func (s *Service) leaveTombstone(ctx context.Context, caller Caller, m Message, 
 // Resume unblocks a suspended flow and renders its EDR: a fresh access token and the same refresh token, since an EDC
 // consumer never sees the EDR of a resume and goes on with its first one. Earlier access tokens work again.
 func (s *Service) Resume(ctx context.Context, caller Caller, m Message) (*EDR, error) {
-	if !validFlowID(m.ProcessID) {
+	if !ValidFlowID(m.ProcessID) {
 		return nil, refuse(CodeFlowUnknown, "flow id is malformed")
 	}
 	return s.resume(ctx, caller, m, opResume)
@@ -273,7 +273,7 @@ func (s *Service) Flow(ctx context.Context, processID string) (*Flow, error) {
 }
 
 func (s *Service) flow(ctx context.Context, processID string) (*Flow, error) {
-	if !validFlowID(processID) {
+	if !ValidFlowID(processID) {
 		return nil, refuse(CodeFlowUnknown, "flow id is malformed")
 	}
 	record, err := s.c.Store.Get(ctx, flowKind, flowKey(s.c.Participant, processID))

@@ -406,8 +406,8 @@ func TestCountAndList(t *testing.T) {
 	}
 	x.must(x.Terminate(context.Background(), controlPlane, x.message("b", "m")))
 	x.count(context.Background())
-	if x.observer.flows[Started] != 2 || x.observer.flows[Terminated] != 1 {
-		t.Fatalf("%v", x.observer.flows)
+	if c := x.observer.flows; c.ByState[Started] != 2 || c.ByState[Terminated] != 1 || c.Orphaned != 0 || c.Expiring != 0 {
+		t.Fatalf("%+v", c)
 	}
 	page, err := x.Flows(context.Background(), "a", 1)
 	if err != nil || len(page) != 1 || page[0].ID != "b" {
@@ -416,5 +416,18 @@ func TestCountAndList(t *testing.T) {
 	use, err := x.KeyUse(context.Background())
 	if err != nil || use[x.config.Keys.activeRefresh] != 2 {
 		t.Fatalf("%v %v", use, err)
+	}
+}
+
+func TestCountOfFlowsThatNeedSomebody(t *testing.T) {
+	x := newFixture(t)
+	lasting := classicStart("a")
+	lasting.Terms.Audience = "" // plain EDC: no renewal can be expected
+	x.start(lasting)
+	x.start(dpsStart("b"))
+	x.clock.Advance(DefaultTokenTTLWithoutRenewal - expiringWithin + time.Second)
+	x.other(func(c *Config) { c.ControlPlanes = []string{"new"} }).count(context.Background())
+	if c := x.observer.flows; c.Expiring != 1 || c.Orphaned != 2 {
+		t.Fatalf("%+v", c)
 	}
 }

@@ -16,7 +16,6 @@ const (
 	tagBytes      = 32      // of HMAC-SHA-256
 	maxRefresh    = 1 << 10 // longest refresh token we ever look at, in characters
 
-	maxFlowIDBytes        = 255
 	maxParticipantIDBytes = 64
 )
 

@@ -97,17 +97,38 @@ func (s *Service) sweep(ctx context.Context) {
 	}
 }
 
-// count reports the flows in each state.
+// expiringWithin is how long before the end of a token that cannot be renewed an operator should know of it.
+const expiringWithin = 30 * 24 * time.Hour
+
+// count reports how many flows there are, and says so if some belong to nobody who could end them.
 func (s *Service) count(ctx context.Context) {
-	counts := map[State]int{Started: 0, Suspended: 0, Completed: 0, Terminated: 0}
-	err := s.each(ctx, func(f *Flow) { counts[f.State]++ })
+	c := FlowCount{ByState: map[State]int{Started: 0, Suspended: 0, Completed: 0, Terminated: 0}}
+	err := s.each(ctx, func(f *Flow) { s.add(&c, f) })
 	if err != nil {
 		if ctx.Err() == nil && !errors.Is(err, store.ErrClosed) {
 			s.c.Logger.Warn("counting flows failed", "error", err)
 		}
 		return
 	}
-	s.c.Observer.Flows(counts)
+	s.c.Observer.Flows(c)
+	if c.Orphaned > 0 {
+		s.c.Logger.Warn("flows of control planes that are not configured: name the former one, or end the flows", "flows", c.Orphaned)
+	}
+}
+
+func (s *Service) add(c *FlowCount, f *Flow) {
+	c.ByState[f.State]++
+	if f.State.Ended() {
+		return
+	}
+	if !s.controlPlanes[s.owner(f)] {
+		c.Orphaned++
+	}
+	// The last token that a consumer can have got is that of the start or of the last resume.
+	end := f.Changed.Add(s.c.TokenTTLWithoutRenewal)
+	if f.State == Started && !f.Renewable && end.Sub(s.c.Now()) < expiringWithin {
+		c.Expiring++
+	}
 }
 
 // each calls visit for every flow of the participant.

@@ -1,6 +1,9 @@
 package tokens
 
-import "log/slog"
+import (
+	"fmt"
+	"log/slog"
+)
 
 // Secret is a token or credential. Whatever prints, logs or marshals it gets "redacted"; only Reveal gives the value.
 type Secret string
@@ -11,8 +14,8 @@ func (s Secret) Reveal() string { return string(s) }
 // String returns "redacted".
 func (Secret) String() string { return "redacted" }
 
-// GoString returns "redacted", for %#v.
-func (Secret) GoString() string { return "redacted" }
+// Format writes "redacted", so that no verb and no flag of package fmt reaches the value.
+func (Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("redacted")) }
 
 // MarshalText returns "redacted", for encoding/json and its like.
 func (Secret) MarshalText() ([]byte, error) { return []byte("redacted"), nil }

@@ -46,8 +46,15 @@ type Observer interface {
 	Issued(reason string, renewable bool)
 	// Event reports something that an operator should see, one of the Event constants.
 	Event(name string)
-	// Flows reports how many flows there are in each state, from a slow background count.
-	Flows(counts map[State]int)
+	// Flows reports how many flows there are, from a slow background count.
+	Flows(c FlowCount)
+}
+
+// FlowCount is how many flows a participant has.
+type FlowCount struct {
+	ByState  map[State]int
+	Orphaned int // not ended, of a control plane that is not configured
+	Expiring int // started, and the last access token, which cannot be renewed, expires within 30 days
 }
 
 // Config is what a Service needs. Fields without a stated default are required.
@@ -196,7 +203,7 @@ type unobserved struct{}
 func (unobserved) Stage(string, string, time.Duration) {}
 func (unobserved) Issued(string, bool)                 {}
 func (unobserved) Event(string)                        {}
-func (unobserved) Flows(map[State]int)                 {}
+func (unobserved) Flows(FlowCount)                     {}
 
 // Caller is who asks for a signaling operation: the configured name of a control plane.
 type Caller string

@@ -99,8 +99,8 @@ func (s *Service) newFlow(caller Caller, r *StartRequest) (*Flow, error) {
 }
 
 func (s *Service) checkStart(r *StartRequest) error {
-	if !validFlowID(r.ProcessID) {
-		return refuse(CodeInvalid, `processId must have 1 to %d printable characters and no "/"`, maxFlowIDBytes)
+	if !ValidFlowID(r.ProcessID) {
+		return refuse(CodeInvalid, `processId must have 1 to %d printable characters and no "/"`, MaxFlowIDBytes)
 	}
 	switch r.Dialect {
 	case DPS, Classic:
