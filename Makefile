@@ -48,6 +48,7 @@ lint:
 	@files=$$($(TOOL) gofumpt -l .) && { test -z "$$files" || { echo "not formatted: $$files"; exit 1; }; }
 	go vet ./...
 	$(TOOL) staticcheck ./...
+	@! grep -rnE '\.Skip(f|Now)?\(|testing\.Short\(' --include='*_test.go' . || { echo "no test is skipped here"; false; }
 
 # Writes what the golden files expect. Read the difference before you commit it.
 golden: build

@@ -189,7 +189,6 @@ type brittleStore struct {
 	mu        sync.Mutex
 	failGet   error
 	failWrite error
-	updates   int
 }
 
 var errBroken = errors.New("disk on fire")
