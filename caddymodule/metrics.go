@@ -192,7 +192,7 @@ func newObserver(c *collectors) *observer {
 		storeErrors: countersOf(c.storeErrors, "commit", "read", "space", "reserve"),
 		didFetches:  countersOf(c.didFetches, did.FetchResults()...),
 		events: countersOf(c.events, tokens.EventRollForward, tokens.EventReuse, tokens.EventReplay, tokens.EventConflict,
-			tokens.EventForeign, tokens.EventOrphan, tokens.EventUnknownEnding, tokens.EventPinned),
+			tokens.EventForeign, tokens.EventOrphan, tokens.EventUnknownEnding, tokens.EventClockJump, tokens.EventPinned),
 		stages: map[stageKey]prometheus.Observer{},
 		spaces: map[badger.Space]prometheus.Gauge{},
 	}
@@ -250,7 +250,7 @@ func (o *observer) resolveRequests() {
 
 func (o *observer) resolveStages() {
 	for _, operation := range []string{"start", "verify", "renew"} {
-		for _, stage := range []string{"did", "store", "sign", "verify"} {
+		for _, stage := range []string{"did", "store", "sign", "total"} {
 			o.stages[stageKey{operation, stage}] = o.collectors.stages.WithLabelValues(operation, stage)
 		}
 	}

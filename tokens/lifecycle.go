@@ -17,6 +17,7 @@ const (
 	EventForeign       = "foreign"        // a message for the flow of another control plane
 	EventOrphan        = "orphan"         // a flow ended by another control plane, since its own is not configured
 	EventUnknownEnding = "unknown_ending" // an ending of a flow that was never started here
+	EventClockJump     = "clock_jump"     // the machine's clock was set
 	EventPinned        = "pinned"         // an ending that the store did not take, effective in memory only
 )
 

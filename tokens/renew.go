@@ -49,6 +49,8 @@ const rememberedProofs = 8
 // proof does not name the DID that the flow is bound to, and no state changes on evidence that is not proven. All
 // callers that present one refresh token at the same time get the same successor.
 func (s *Service) Renew(ctx context.Context, r RenewRequest) (*Renewal, error) {
+	start := s.c.Now()
+	defer func() { s.c.Observer.Stage("renew", "total", s.c.Now().Sub(start)) }()
 	proof, err := readProof(r.Proof)
 	if err != nil {
 		return nil, err

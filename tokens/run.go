@@ -29,6 +29,7 @@ func (s *Service) Run(ctx context.Context) {
 	defer sweep.Stop()
 	count := time.NewTicker(countEvery)
 	defer count.Stop()
+	watch := newClockWatch(s.c.Now, s.c.Elapsed)
 	s.count(ctx)
 	for {
 		select {
@@ -37,12 +38,23 @@ func (s *Service) Run(ctx context.Context) {
 		case m := <-s.marks:
 			s.record(ctx, m)
 		case <-sweep.C:
+			s.watchClock(watch)
 			s.retryPins(ctx)
 			s.sweep(ctx)
 		case <-count.C:
 			s.count(ctx)
 		}
 	}
+}
+
+// watchClock raises an alarm if the clock was set.
+func (s *Service) watchClock(watch *clockWatch) {
+	jump := watch.look()
+	if jump == 0 {
+		return
+	}
+	s.c.Observer.Event(EventClockJump)
+	s.c.Logger.Error("the machine's clock was set: expiry of tokens is off by as much until they are renewed", "by", jump.String())
 }
 
 // record writes the first use of a flow, once. What fails is left to a later request.

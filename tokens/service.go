@@ -38,8 +38,8 @@ type KeyResolver interface {
 
 // Observer is told of what happens, for metrics. Its methods are called on the request path: they must not block.
 type Observer interface {
-	// Stage reports how long one stage ("did", "store", "sign", "verify") of an operation ("renew", "verify",
-	// "start") took.
+	// Stage reports how long one stage ("did", "store", "sign", or "total") of an operation ("renew", "verify", "start")
+	// took. Of "verify" only tokens that are not remembered are reported.
 	Stage(operation, stage string, took time.Duration)
 	// Issued reports an access token: reason is "start", "repeat", "resume" or "renew"; renewable says whether it is
 	// short-lived.
@@ -100,6 +100,9 @@ type Config struct {
 	Logger   *slog.Logger     // default: none
 	Now      func() time.Time // default: time.Now
 	Rand     io.Reader        // default: crypto/rand
+
+	// Elapsed is a clock that is never set, to notice when Now's is. Default: the monotonic clock.
+	Elapsed func() time.Duration
 }
 
 // The defaults of a Config.
@@ -183,6 +186,10 @@ func (c *Config) complete() error {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Elapsed == nil {
+		began := time.Now()
+		c.Elapsed = func() time.Duration { return time.Since(began) }
 	}
 	if c.Rand == nil {
 		c.Rand = rand.Reader

@@ -151,6 +151,7 @@ func hashOf(token string) tokenHash {
 // admit verifies a token that is not remembered and remembers it.
 func (s *Service) admit(ctx context.Context, token string, hash *tokenHash) (*Access, error) {
 	start := s.c.Now()
+	defer func(began time.Time) { s.c.Observer.Stage("verify", "total", s.c.Now().Sub(began)) }(start)
 	claims, err := s.readAccessToken(token)
 	s.c.Observer.Stage("verify", "sign", s.c.Now().Sub(start))
 	if err != nil {
