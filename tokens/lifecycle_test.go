@@ -2,6 +2,7 @@ package tokens
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -429,5 +430,16 @@ func TestCountOfFlowsThatNeedSomebody(t *testing.T) {
 	x.other(func(c *Config) { c.ControlPlanes = []string{"new"} }).count(context.Background())
 	if c := x.observer.flows; c.Expiring != 1 || c.Orphaned != 2 {
 		t.Fatalf("%+v", c)
+	}
+}
+
+func TestCountOverPages(t *testing.T) {
+	x := newFixture(t)
+	for i := range listPage + 1 {
+		x.start(dpsStart(fmt.Sprintf("flow-%d", i)))
+	}
+	x.count(context.Background())
+	if n := x.observer.flows.ByState[Started]; n != listPage+1 {
+		t.Fatalf("%d flows", n)
 	}
 }

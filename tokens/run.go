@@ -3,6 +3,7 @@ package tokens
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/edrgate/edrgate/store"
@@ -11,6 +12,7 @@ import (
 const (
 	sweepEvery = time.Minute
 	countEvery = 5 * time.Minute
+	countPause = 20 * time.Millisecond // between two pages of a count
 	maxMarks   = 1024
 	listPage   = 500
 )
@@ -23,14 +25,14 @@ type mark struct {
 }
 
 // Run does what no request waits for, until ctx ends: it records first uses, tries again what the store did not take,
-// removes expired tombstones, and counts flows.
+// removes expired tombstones, watches the clock, and counts flows. It returns when all of that has ended.
 func (s *Service) Run(ctx context.Context) {
+	var counting sync.WaitGroup
+	counting.Go(func() { s.keepCounting(ctx) })
+	defer counting.Wait()
+	watch := newClockWatch(s.c.Now, s.c.Elapsed)
 	sweep := time.NewTicker(sweepEvery)
 	defer sweep.Stop()
-	count := time.NewTicker(countEvery)
-	defer count.Stop()
-	watch := newClockWatch(s.c.Now, s.c.Elapsed)
-	s.count(ctx)
 	for {
 		select {
 		case <-ctx.Done():
@@ -41,8 +43,21 @@ func (s *Service) Run(ctx context.Context) {
 			s.watchClock(watch)
 			s.retryPins(ctx)
 			s.sweep(ctx)
-		case <-count.C:
-			s.count(ctx)
+		}
+	}
+}
+
+// keepCounting counts now and then. A count reads the whole store, page by page with a pause between them, so that it is
+// not felt by requests.
+func (s *Service) keepCounting(ctx context.Context) {
+	next := time.NewTicker(countEvery)
+	defer next.Stop()
+	for {
+		s.count(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-next.C:
 		}
 	}
 }
@@ -115,7 +130,7 @@ const expiringWithin = 30 * 24 * time.Hour
 // count reports how many flows there are, and says so if some belong to nobody who could end them.
 func (s *Service) count(ctx context.Context) {
 	c := FlowCount{ByState: map[State]int{Started: 0, Suspended: 0, Completed: 0, Terminated: 0}}
-	err := s.each(ctx, func(f *Flow) { s.add(&c, f) })
+	err := s.each(ctx, countPause, func(f *Flow) { s.add(&c, f) })
 	if err != nil {
 		if ctx.Err() == nil && !errors.Is(err, store.ErrClosed) {
 			s.c.Logger.Warn("counting flows failed", "error", err)
@@ -143,8 +158,8 @@ func (s *Service) add(c *FlowCount, f *Flow) {
 	}
 }
 
-// each calls visit for every flow of the participant.
-func (s *Service) each(ctx context.Context, visit func(*Flow)) error {
+// each calls visit for every flow of the participant, with a pause between two pages.
+func (s *Service) each(ctx context.Context, pause time.Duration, visit func(*Flow)) error {
 	after := ""
 	for {
 		flows, err := s.Flows(ctx, after, listPage)
@@ -157,7 +172,15 @@ func (s *Service) each(ctx context.Context, visit func(*Flow)) error {
 		for _, f := range flows {
 			visit(f)
 		}
+		if len(flows) < listPage {
+			return nil
+		}
 		after = flows[len(flows)-1].ID
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
 	}
 }
 
@@ -186,7 +209,7 @@ func (s *Service) Flows(ctx context.Context, after string, limit int) ([]*Flow, 
 // no flow needs what was derived from it and no access token of it can still be presented.
 func (s *Service) KeyUse(ctx context.Context) (map[KeyID]int, error) {
 	use := map[KeyID]int{}
-	err := s.each(ctx, func(f *Flow) {
+	err := s.each(ctx, 0, func(f *Flow) {
 		needed := map[KeyID]struct{}{}
 		for _, id := range []KeyID{f.CurrentKey, f.PreviousKey, f.FirstKey} {
 			needed[id] = struct{}{}
