@@ -33,9 +33,7 @@ func init() {
 //
 // Caddy makes the module before the apps are loaded, once for each admin endpoint, and never cleans it up: it has no
 // state of its own.
-type adminAPI struct {
-	app *App
-}
+type adminAPI struct{}
 
 // CaddyModule returns the Caddy module information.
 func (adminAPI) CaddyModule() caddy.ModuleInfo {
@@ -44,40 +42,52 @@ func (adminAPI) CaddyModule() caddy.ModuleInfo {
 
 const adminRoot = "/edrgate/"
 
-// Provision takes the app, if it is configured. An app that cannot be loaded is no error here: loading the config fails
-// of it anyway, with a better message.
-func (a *adminAPI) Provision(ctx caddy.Context) error {
-	app, err := configuredApp(ctx)
-	if err == nil {
-		a.app = app
+// Provision shows the metrics at the admin endpoint that the module belongs to, even if the app of its config fails.
+func (adminAPI) Provision(ctx caddy.Context) error {
+	err := registerMetrics(ctx.GetMetricsRegistry())
+	if err != nil {
+		return fmt.Errorf("registering metrics: %w", err)
 	}
 	return nil
 }
 
 // Routes implements caddy.AdminRouter.
-func (a *adminAPI) Routes() []caddy.AdminRoute {
+func (a adminAPI) Routes() []caddy.AdminRoute {
 	return []caddy.AdminRoute{{Pattern: adminRoot, Handler: caddy.AdminHandlerFunc(a.serve)}}
 }
 
-func (a *adminAPI) serve(w http.ResponseWriter, r *http.Request) error {
-	if a.app == nil {
+// serve answers for the app of the config that runs. That need not be the one that this endpoint was made with: when a
+// reload fails, Caddy goes on with the old config but with the admin endpoint of the new one, and an operator must be
+// able to revoke a flow just then.
+func (adminAPI) serve(w http.ResponseWriter, r *http.Request) error {
+	running, err := configuredApp(caddy.ActiveContext())
+	if err != nil {
 		return adminError(http.StatusNotFound, errors.New("the edrgate app is not configured"))
 	}
+	return (&operator{app: running}).serve(w, r)
+}
+
+// operator is what can be seen and done with one app.
+type operator struct {
+	app *App
+}
+
+func (o *operator) serve(w http.ResponseWriter, r *http.Request) error {
 	parts, err := adminPath(r.URL)
 	if err != nil {
 		return adminError(http.StatusBadRequest, err)
 	}
 	switch {
 	case len(parts) == 1 && parts[0] == "status":
-		return a.get(w, r, a.status)
+		return o.get(w, r, o.status)
 	case len(parts) == 1 && parts[0] == "keys":
-		return a.get(w, r, a.keys)
+		return o.get(w, r, o.keys)
 	case len(parts) == 1 && parts[0] == "flows":
-		return a.get(w, r, a.flows)
+		return o.get(w, r, o.flows)
 	case len(parts) == 2 && parts[0] == "flows":
-		return a.get(w, r, func(r *http.Request, s *tokens.Service) (any, error) { return a.flow(r, s, parts[1]) })
+		return o.get(w, r, func(r *http.Request, s *tokens.Service) (any, error) { return o.flow(r, s, parts[1]) })
 	case len(parts) == 3 && parts[0] == "flows" && parts[2] == "revoke":
-		return a.post(w, r, func(r *http.Request, s *tokens.Service) (any, error) { return a.revoke(r, s, parts[1]) })
+		return o.post(w, r, func(r *http.Request, s *tokens.Service) (any, error) { return o.revoke(r, s, parts[1]) })
 	}
 	return adminError(http.StatusNotFound, errors.New("no such resource"))
 }
@@ -98,20 +108,20 @@ func adminPath(u *url.URL) ([]string, error) {
 
 type adminOperation func(r *http.Request, s *tokens.Service) (any, error)
 
-func (a *adminAPI) get(w http.ResponseWriter, r *http.Request, do adminOperation) error {
-	return a.do(w, r, http.MethodGet, do)
+func (o *operator) get(w http.ResponseWriter, r *http.Request, do adminOperation) error {
+	return o.do(w, r, http.MethodGet, do)
 }
 
-func (a *adminAPI) post(w http.ResponseWriter, r *http.Request, do adminOperation) error {
-	return a.do(w, r, http.MethodPost, do)
+func (o *operator) post(w http.ResponseWriter, r *http.Request, do adminOperation) error {
+	return o.do(w, r, http.MethodPost, do)
 }
 
-func (a *adminAPI) do(w http.ResponseWriter, r *http.Request, method string, do adminOperation) error {
+func (o *operator) do(w http.ResponseWriter, r *http.Request, method string, do adminOperation) error {
 	if r.Method != method {
 		w.Header().Set("Allow", method) // RFC 9110 §15.5.6
 		return adminError(http.StatusMethodNotAllowed, fmt.Errorf("method must be %s", method))
 	}
-	service, err := a.app.Service()
+	service, err := o.app.Service()
 	if err != nil {
 		return adminError(http.StatusServiceUnavailable, err)
 	}
@@ -157,20 +167,20 @@ type statusView struct {
 	Routes          map[string]string `json:"routes,omitempty"` // name to public URL
 }
 
-func (a *adminAPI) status(r *http.Request, _ *tokens.Service) (any, error) {
+func (o *operator) status(r *http.Request, _ *tokens.Service) (any, error) {
 	view := statusView{
 		Version:         version(),
-		DID:             a.app.DID,
-		Participant:     a.app.Participant,
-		PublicURL:       a.app.address.public,
-		RefreshEndpoint: a.app.address.public + a.app.RefreshPath,
-		ControlPlanes:   a.app.controlPlaneNames(),
-		Store:           storeName(a.app.opener),
+		DID:             o.app.DID,
+		Participant:     o.app.Participant,
+		PublicURL:       o.app.address.public,
+		RefreshEndpoint: o.app.address.public + o.app.RefreshPath,
+		ControlPlanes:   o.app.controlPlaneNames(),
+		Store:           storeName(o.app.opener),
 		StoreState:      "ok",
-		SigningKeys:     a.app.config.Keys.SigningKeys(),
-		Routes:          a.app.routes.endpoints,
+		SigningKeys:     o.app.config.Keys.SigningKeys(),
+		Routes:          o.app.routes.endpoints,
 	}
-	err := a.app.storeHealth(r.Context())
+	err := o.app.storeHealth(r.Context())
 	switch {
 	case errors.Is(err, store.ErrFull):
 		view.StoreState = "short_of_space"
@@ -188,12 +198,12 @@ type keysView struct {
 	FlowsBySecretKey map[tokens.KeyID]int `json:"flows_by_secret_key"`
 }
 
-func (a *adminAPI) keys(r *http.Request, s *tokens.Service) (any, error) {
+func (o *operator) keys(r *http.Request, s *tokens.Service) (any, error) {
 	use, err := s.KeyUse(r.Context())
 	if err != nil {
 		return nil, err
 	}
-	return keysView{SigningKeys: a.app.config.Keys.SigningKeys(), FlowsBySecretKey: use}, nil
+	return keysView{SigningKeys: o.app.config.Keys.SigningKeys(), FlowsBySecretKey: use}, nil
 }
 
 // Sizes of a page of flows.
@@ -208,7 +218,7 @@ type pageView struct {
 	Next  string     `json:"next,omitempty"` // what to ask for with after; empty: this was the last page
 }
 
-func (a *adminAPI) flows(r *http.Request, s *tokens.Service) (any, error) {
+func (o *operator) flows(r *http.Request, s *tokens.Service) (any, error) {
 	query := r.URL.Query()
 	limit := defaultPage
 	if query.Has("limit") {
@@ -232,7 +242,7 @@ func (a *adminAPI) flows(r *http.Request, s *tokens.Service) (any, error) {
 	return page, nil
 }
 
-func (a *adminAPI) flow(r *http.Request, s *tokens.Service, id string) (any, error) {
+func (o *operator) flow(r *http.Request, s *tokens.Service, id string) (any, error) {
 	f, err := s.Flow(r.Context(), id)
 	if err != nil {
 		return nil, err
@@ -253,7 +263,7 @@ type revokeView struct {
 
 const maxRevokeBytes = 4 << 10 // 4 KiB
 
-func (a *adminAPI) revoke(r *http.Request, s *tokens.Service, id string) (any, error) {
+func (o *operator) revoke(r *http.Request, s *tokens.Service, id string) (any, error) {
 	request := revokeRequest{Reason: "revoked by the operator"}
 	decoder := json.NewDecoder(io.LimitReader(r.Body, maxRevokeBytes))
 	decoder.DisallowUnknownFields()
@@ -265,7 +275,7 @@ func (a *adminAPI) revoke(r *http.Request, s *tokens.Service, id string) (any, e
 	if err != nil {
 		return nil, err
 	}
-	a.app.logger.Info("flow revoked by the operator", "flow", id, "outcome", string(ending.Outcome))
+	o.app.logger.Info("flow revoked by the operator", "flow", id, "outcome", string(ending.Outcome))
 	view := revokeView{Outcome: ending.Outcome}
 	if ending.Flow != nil {
 		shown := viewOf(ending.Flow)
@@ -319,6 +329,6 @@ func withoutQuery(address string) string {
 
 // Interface guards
 var (
-	_ caddy.AdminRouter = (*adminAPI)(nil)
-	_ caddy.Provisioner = (*adminAPI)(nil)
+	_ caddy.AdminRouter = adminAPI{}
+	_ caddy.Provisioner = adminAPI{}
 )
