@@ -40,6 +40,11 @@ func (r *record) isUsable(now time.Time) bool {
 	return r.doc != nil && !now.Before(r.fetched) && now.Before(r.stale)
 }
 
+// isRecent tells whether the document is as new as the limit of refetches lets anybody have it.
+func (r *record) isRecent(now time.Time) bool {
+	return r.doc != nil && r.failure == nil && !now.Before(r.fetched) && now.Before(r.fetched.Add(refetchInterval))
+}
+
 // limited takes one forced fetch from the DID's budget. If there is none left, it returns how long until there is.
 func (r *record) limited(now time.Time) time.Duration {
 	if r.refetches == nil {

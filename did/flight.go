@@ -82,6 +82,12 @@ func (r *Resolver) look(
 	}
 	if forced {
 		wait := rec.limited(now)
+		if wait > 0 && past && rec.isRecent(now) {
+			// Nobody can have a newer one. Otherwise whoever sends wrong signatures would have them answered with "cannot
+			// tell", and be asked to come again.
+			key, err := rec.doc.key(fragment)
+			return key, nil, err
+		}
 		if wait > 0 {
 			return nil, nil, id.fail(CodeLimited, ErrRefetchLimited).after(wait)
 		}

@@ -365,7 +365,7 @@ func TestConcurrentUse(t *testing.T) {
 					t.Errorf("refused: %v", err)
 				}
 				if j%5 == 0 {
-					b.Forget(did)
+					_, _ = b.RefetchKey(ctx, did, "#k")
 				}
 				b.clock.Advance(10 * time.Second)
 				cancel()

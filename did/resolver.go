@@ -216,17 +216,10 @@ func (r *Resolver) ResolveKey(ctx context.Context, did, kid string) (crypto.Publ
 
 // RefetchKey is ResolveKey past the cache: it returns what the host says now. It is for a signature that the key of
 // ResolveKey did not match, since a key can be replaced under its old name. It is limited per DID, five at once and then
-// one every 5 s; beyond that the error wraps ErrRefetchLimited and is no refusal.
+// one every 5 s; beyond that the answer is that of a document younger than 5 s, or the error wraps ErrRefetchLimited and is
+// no refusal.
 func (r *Resolver) RefetchKey(ctx context.Context, did, kid string) (crypto.PublicKey, error) {
 	return r.resolve(ctx, did, kid, true)
-}
-
-// Forget drops what is known of did, its limit of refetches included, and reports whether anything was. It is for an
-// operator who was told that a key is compromised.
-func (r *Resolver) Forget(did string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.cache.forget(did)
 }
 
 // Close ends the fetches under way, whose callers get an error that wraps ErrClosed, and waits for them. Later calls

@@ -67,7 +67,11 @@ func (s *Service) mint(f *Flow, life time.Duration) (Secret, error) {
 	if err != nil {
 		return "", unavailable(err, "signing with key %s", key.kid)
 	}
-	return Secret(token), nil
+	only, err := withSmaller(key.alg, string(token))
+	if err != nil {
+		return "", unavailable(err, "signing with key %s", key.kid)
+	}
+	return Secret(only), nil
 }
 
 // readAccessToken checks that a token is an access token signed by a key of this ring for this participant, and
@@ -88,6 +92,9 @@ func (s *Service) readAccessToken(token string) (*accessClaims, error) {
 	}
 	if t.Header.Alg != key.alg.String() {
 		return nil, refuse(CodeTokenSignature, "the algorithm is not that of the key")
+	}
+	if !isSmaller(key.alg, t.Signature) {
+		return nil, refuse(CodeTokenSignature, "not the signature that we issue")
 	}
 	_, err = jws.Verify([]byte(token), jws.WithKey(key.alg, key.public))
 	if err != nil {
@@ -123,6 +130,16 @@ func accessClaimsOf(t *compactjws.Token) (*accessClaims, error) {
 			return nil, err
 		}
 	}
+	for name, to := range map[string]*string{"agreement_id": &c.Agreement, "dataset_id": &c.Dataset} {
+		if !t.Claims.Has(name) {
+			continue
+		}
+		var err error
+		*to, err = t.Claims.String(name)
+		if err != nil {
+			return nil, err
+		}
+	}
 	expires, err := t.Claims.NumericDate("exp")
 	if err != nil {
 		return nil, err
@@ -153,4 +170,13 @@ func ValidFlowID(id string) bool {
 		}
 	}
 	return true
+}
+
+// names reports whether the token was issued for this flow, and not for an earlier one of the same id.
+func (c *accessClaims) names(f *Flow) bool {
+	subject := f.BoundDID
+	if subject == "" {
+		subject = f.Counterparty
+	}
+	return c.Subject == subject && c.Agreement == f.Agreement && c.Dataset == f.Dataset
 }

@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 )
 
-// verdicts remembers verified tokens by the SHA-256 of their one spelling. It belongs to one Service, that is to one
+// verdicts remembers verified tokens by the SHA-256 of their text. It belongs to one Service, that is to one
 // configuration, participant and key ring. Only tokens whose signature verified get in, so nobody without our key can
 // fill it. It is bounded, and gives up what was not used lately (second chance).
 type verdicts struct {

@@ -53,55 +53,77 @@ func (s *Service) end(ctx context.Context, caller Caller, m Message, op operatio
 	if !ValidFlowID(m.ProcessID) {
 		return Ending{}, refuse(CodeInvalid, `flow id must have 1 to %d printable characters and no "/"`, MaxFlowIDBytes)
 	}
-	for {
-		ending, err := s.endKnown(ctx, caller, m, op)
-		if !errors.Is(err, store.ErrNotFound) {
-			return s.ended(caller, m, op, ending, err)
-		}
-		if op.state == Suspended {
-			return Ending{Outcome: Unknown}, nil
-		}
-		ending, err = s.leaveTombstone(ctx, caller, m, op)
-		if errors.Is(err, store.ErrExists) {
-			continue // started meanwhile
-		}
-		return s.ended(caller, m, op, ending, err)
+	p := &pin{caller: caller, op: op, message: m}
+	if op.state.Ended() {
+		// Whatever the record says, the flow is over. A suspension waits for the record, which tells a late repeat.
+		s.hold(p, false)
 	}
-}
-
-// ended turns trouble with the store into an ending that holds in memory.
-func (s *Service) ended(caller Caller, m Message, op operation, ending Ending, err error) (Ending, error) {
+	ending, err := s.carryOut(ctx, p)
 	if err == nil {
 		return ending, nil
 	}
-	key := flowKey(s.c.Participant, m.ProcessID)
-	p := pin{caller: caller, op: op, message: m}
-	if s.c.Live.pin(key, p, func(owner string) bool { return s.mayEnd(caller, owner) }) {
+	if s.hold(p, true) {
 		s.c.Observer.Event(EventPinned)
 		s.c.Logger.Error("flow ended in memory only, since the store did not record it", "flow", m.ProcessID, "operation", op.name, "error", err)
 	}
 	return Ending{}, unavailable(err, "%s of flow %s is not recorded", op.name, m.ProcessID)
 }
 
-// endKnown ends a flow that has a record. The error is the store's.
-func (s *Service) endKnown(ctx context.Context, caller Caller, m Message, op operation) (Ending, error) {
+// hold puts a pin into effect, and reports whether it is kept.
+func (s *Service) hold(p *pin, refused bool) bool {
+	return s.c.Live.pin(s.keyOf(p), p, refused, func(owner string) bool { return s.mayEnd(p.caller, owner) })
+}
+
+func (s *Service) keyOf(p *pin) string { return flowKey(s.c.Participant, p.message.ProcessID) }
+
+// applyPin gives a flow the state that it has here, where the store has not recorded that yet.
+func (s *Service) applyPin(f *Flow) {
+	p := s.c.Live.pinned(f.key())
+	if p != nil && s.mayEnd(p.caller, f.ControlPlane) {
+		f.State = p.op.state
+	}
+}
+
+// carryOut records what a pin asks for. The error is the store's: then nobody knows, and the pin stays.
+func (s *Service) carryOut(ctx context.Context, p *pin) (Ending, error) {
+	for {
+		ending, err := s.endKnown(ctx, p)
+		if errors.Is(err, store.ErrNotFound) && p.op.state == Suspended {
+			ending, err = Ending{Outcome: Unknown}, nil
+		}
+		if errors.Is(err, store.ErrNotFound) {
+			ending, err = s.leaveTombstone(ctx, p)
+		}
+		if errors.Is(err, store.ErrExists) {
+			continue // started meanwhile
+		}
+		if err == nil {
+			s.c.Live.unpin(s.keyOf(p), p)
+		}
+		return ending, err
+	}
+}
+
+// endKnown ends a flow that has a record.
+func (s *Service) endKnown(ctx context.Context, p *pin) (Ending, error) {
 	var result Ending
 	now := s.c.Now().UTC().Truncate(time.Second)
-	record, err := s.c.Store.Update(ctx, flowKind, flowKey(s.c.Participant, m.ProcessID), func(old store.Record) (store.Edit, error) {
+	record, err := s.c.Store.Update(ctx, flowKind, s.keyOf(p), func(old store.Record) (store.Edit, error) {
 		f, err := decodeFlow(old.Data)
 		if err != nil {
 			return store.Edit{}, err
 		}
-		result = Ending{Flow: f, Outcome: s.endingOf(caller, m, op, f)}
+		result = Ending{Flow: f, Outcome: s.endingOf(p, f)}
 		if result.Outcome != Applied {
 			return store.Edit{}, store.ErrKeep
 		}
-		f.State, f.Reason, f.Changed = op.state, m.Reason, now
-		f.remember(m.MessageID, op)
-		edit := store.Edit{Event: string(op.state), Ending: true}
-		if op.state.Ended() {
+		s.hold(p, p.refused)
+		f.State, f.Reason, f.Changed = p.op.state, p.message.Reason, now
+		f.remember(p.message.MessageID, p.op)
+		edit := store.Edit{Event: string(p.op.state), Ending: true}
+		if p.op.state.Ended() {
+			edit.Expires = s.buriedUntil(f, now)
 			f.bury()
-			edit.Expires = now.Add(s.c.TombstoneTTL)
 		}
 		edit.Data, err = f.encode()
 		return edit, err
@@ -114,31 +136,40 @@ func (s *Service) endKnown(ctx context.Context, caller Caller, m Message, op ope
 		return Ending{Outcome: NotOwned}, nil
 	}
 	s.c.Live.advance(result.Flow.key(), record.Version, result.Flow.State)
-	if result.Outcome == Applied && op != opRevoke && s.owner(result.Flow) != string(caller) {
+	if result.Outcome == Applied && p.op != opRevoke && s.owner(result.Flow) != string(p.caller) {
 		s.c.Observer.Event(EventOrphan)
 	}
 	return result, nil
 }
 
+// buriedUntil is how long the end of a flow is remembered: as long as configured, and as long as a token of it that was
+// issued a moment ago could be presented. Afterwards its id may be used again.
+func (s *Service) buriedUntil(f *Flow, now time.Time) time.Time {
+	return now.Add(max(s.c.TombstoneTTL, s.life(f)+s.c.ClockSkew))
+}
+
 // endingOf decides what a request to suspend or end comes to, given the present state.
-func (s *Service) endingOf(caller Caller, m Message, op operation, f *Flow) Outcome {
-	if !s.mayEnd(caller, f.ControlPlane) {
+func (s *Service) endingOf(p *pin, f *Flow) Outcome {
+	if !s.mayEnd(p.caller, f.ControlPlane) {
 		return NotOwned
 	}
 	if f.State.Ended() {
-		if op.state == Suspended {
+		if p.op.state == Suspended {
 			return OutOfState
 		}
 		return Already
 	}
-	if op.state != Suspended {
+	if p.op.state != Suspended {
 		return Applied
 	}
 	if f.State == Suspended {
 		return Already
 	}
-	// A suspend that arrives again after the flow was resumed is the same message, not a second one.
-	if used, seen := f.seen(m.MessageID); seen && used == op.name {
+	// A suspend that arrives again after the flow was resumed is the same message, not a second one. So is one that the
+	// store did not take, when it is tried again after a resume has lifted it.
+	used, seen := f.seen(p.message.MessageID)
+	lifted := p.refused && s.c.Live.pinned(f.key()) != p
+	if lifted || seen && used == p.op.name {
 		return Already
 	}
 	if f.State != Started {
@@ -155,13 +186,13 @@ func (f *Flow) bury() {
 	f.CurrentKey, f.PreviousKey, f.FirstKey = "", "", ""
 }
 
-// leaveTombstone records the ending of a flow that is not known. The error is the store's.
-func (s *Service) leaveTombstone(ctx context.Context, caller Caller, m Message, op operation) (Ending, error) {
+// leaveTombstone records the ending of a flow that is not known.
+func (s *Service) leaveTombstone(ctx context.Context, p *pin) (Ending, error) {
 	s.c.Observer.Event(EventUnknownEnding)
 	now := s.c.Now().UTC().Truncate(time.Second)
 	f := &Flow{
-		Participant: s.c.Participant, ID: m.ProcessID, State: op.state, Reason: m.Reason,
-		ControlPlane: string(caller), Created: now, Changed: now,
+		Participant: s.c.Participant, ID: p.message.ProcessID, State: p.op.state, Reason: p.message.Reason,
+		ControlPlane: string(p.caller), Created: now, Changed: now,
 	}
 	data, err := f.encode()
 	if err != nil {
@@ -199,12 +230,18 @@ func (s *Service) resume(ctx context.Context, caller Caller, m Message, op opera
 		if err != nil {
 			return store.Edit{}, err
 		}
+		s.applyPin(f)
 		changed, err = s.checkResume(caller, m, op, f)
 		if err != nil {
 			return store.Edit{}, err
 		}
 		if !changed {
 			return store.Edit{}, store.ErrKeep
+		}
+		// Lifted here and not after the commit: a suspension that waits to be recorded must not come after this.
+		held := s.c.Live.pinned(f.key())
+		if held != nil && held.op.state == Suspended {
+			s.c.Live.unpin(f.key(), held)
 		}
 		f.State, f.Reason, f.Changed = Started, "", now
 		f.remember(m.MessageID, op)
@@ -233,7 +270,7 @@ func (s *Service) resume(ctx context.Context, caller Caller, m Message, op opera
 }
 
 // checkResume decides whether a resume changes the flow. Its message has no binding fields: EDC sends a process id that
-// names nothing and the EDR that we issued last, both to be ignored (interop with EDC 0.16 and later).
+// names nothing and the EDR that we issued last, both to be ignored (observed on EDC 0.16 to 0.18).
 func (s *Service) checkResume(caller Caller, m Message, op operation, f *Flow) (bool, error) {
 	if s.owner(f) != string(caller) {
 		return false, refuse(CodeForeign, "flow %s belongs to control plane %q", f.ID, f.ControlPlane)
@@ -288,6 +325,7 @@ func (s *Service) flow(ctx context.Context, processID string) (*Flow, error) {
 	if err != nil {
 		return nil, unavailable(err, "flow %s", processID)
 	}
+	s.applyPin(f)
 	return f, nil
 }
 

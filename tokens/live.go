@@ -24,7 +24,7 @@ const maxPins = 64 << 10
 type liveShard struct {
 	mu    sync.Mutex
 	flows map[string]weak.Pointer[liveFlow]
-	pins  map[string]pin
+	pins  map[string]*pin
 }
 
 // liveFlow is the state of one flow as last seen, in one word: the record's version and the state. A newer version
@@ -36,11 +36,13 @@ type liveFlow struct {
 	marked atomic.Bool            // the first use is recorded, or on its way
 }
 
-// pin is the ending or suspension of a flow that took effect here although the store could not record it.
+// pin is the ending or suspension of a flow that is in effect here before the store has recorded it, and also if the store
+// does not. One that waits to be recorded is known by its address: another with the same content is another request.
 type pin struct {
 	caller  Caller
 	op      operation
 	message Message
+	refused bool // the store did not take it, so that it waits for another try; set once
 }
 
 // NewLive returns an empty set of states.
@@ -48,7 +50,7 @@ func NewLive() *Live {
 	l := &Live{seed: maphash.MakeSeed()}
 	for i := range l.shards {
 		l.shards[i].flows = map[string]weak.Pointer[liveFlow]{}
-		l.shards[i].pins = map[string]pin{}
+		l.shards[i].pins = map[string]*pin{}
 	}
 	return l
 }
@@ -57,23 +59,30 @@ func (l *Live) shard(key string) *liveShard {
 	return &l.shards[maphash.String(l.seed, key)%liveShards]
 }
 
-// enter returns the entry of a flow, made if there is none, and the flow's pin if it has one. It must be called before
-// the record is read, so that a change written after the reading finds the entry.
-func (l *Live) enter(key string) (*liveFlow, *pin) {
+// enter returns the entry of a flow, made if there is none. It must be called before the record is read, so that a change
+// written after the reading finds the entry.
+func (l *Live) enter(key string) *liveFlow {
 	s := l.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var pinned *pin
-	if p, ok := s.pins[key]; ok {
-		pinned = &p
-	}
 	if f := s.flows[key].Value(); f != nil {
-		return f, pinned
+		return f
 	}
 	f := new(liveFlow)
 	s.flows[key] = weak.Make(f)
 	runtime.AddCleanup(f, l.forget, key)
-	return f, pinned
+	return f
+}
+
+// leave drops the entry of a flow that has ended, for a new flow of the same id: the versions of its record begin anew.
+// Tokens of the old one keep the old entry, and with it the end.
+func (l *Live) leave(key string) {
+	s := l.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f := s.flows[key].Value(); f != nil && f.state().Ended() {
+		delete(s.flows, key)
+	}
 }
 
 // forget drops the entry of a flow nobody uses any more, unless another has taken its place.
@@ -90,70 +99,97 @@ func (l *Live) forget(key string) {
 func (l *Live) advance(key string, version uint64, state State) {
 	s := l.shard(key)
 	s.mu.Lock()
-	p, isPinned := s.pins[key]
-	release := isPinned && (state.Ended() || p.op.state == Suspended)
-	if release {
-		delete(s.pins, key)
-	}
+	defer s.mu.Unlock()
 	f := s.flows[key].Value()
-	s.mu.Unlock()
-	if f == nil {
-		return
+	if f != nil {
+		f.advance(version, state)
 	}
-	f.advance(version, state)
-	if release {
+	p := s.pins[key]
+	if p != nil && (state.Ended() || p.op.state == Suspended) {
+		s.release(key, f)
+	}
+}
+
+// release drops the pin of a flow. The caller holds the lock.
+func (s *liveShard) release(key string, f *liveFlow) {
+	delete(s.pins, key)
+	if f != nil {
 		f.pinned.Store(nil)
 	}
 }
 
-// pin makes an ending or suspension effective here and now, and keeps it for a later try at the store. It applies only
-// to a flow whose owner passes. It reports false when too many wait already.
-func (l *Live) pin(key string, p pin, applies func(owner string) bool) bool {
+// bind names the owner of a flow, and puts a pin that waits for it into effect if it applies to that owner. Both happen
+// under the lock: a pin that comes or goes while a record is read must be neither missed nor kept.
+func (l *Live) bind(key string, f *liveFlow, owner string, applies func(Caller) bool) {
 	s := l.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f := s.flows[key].Value()
-	if f != nil && f.owner.Load() != nil && !applies(*f.owner.Load()) {
-		return true // somebody else's flow: nothing to end
+	f.owner.Store(&owner)
+	p := s.pins[key]
+	if p != nil && applies(p.caller) {
+		f.pinned.Store(&p.op.state)
 	}
-	old, waiting := s.pins[key]
-	if !waiting && len(s.pins) >= maxPins/liveShards {
+}
+
+// pin makes an ending or suspension effective here and now, and keeps it until it is recorded. It applies only to a flow
+// whose owner passes. It reports whether it is kept: not if the flow is somebody else's, or too many wait already. refused
+// says that the store did not take it.
+func (l *Live) pin(key string, p *pin, refused bool, applies func(owner string) bool) bool {
+	s := l.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p.refused = refused
+	f := s.flows[key].Value()
+	owned := f != nil && f.owner.Load() != nil
+	if owned && !applies(*f.owner.Load()) {
 		return false
 	}
-	if waiting && old.op.state.Ended() {
-		return true // an ending is never weakened to a suspension
+	old := s.pins[key]
+	if old == nil && len(s.pins) >= maxPins/liveShards {
+		return false
+	}
+	if old != nil && old.op.state.Ended() {
+		return old == p // an ending is never weakened to a suspension
 	}
 	s.pins[key] = p
-	if f != nil && f.owner.Load() != nil {
+	if owned {
 		f.pinned.Store(&p.op.state)
 	}
 	return true
 }
 
-// waiting returns the pins by the keys of their flows.
-func (l *Live) waiting() map[string]pin {
-	all := map[string]pin{}
+// pinned returns the pin of a flow, or nil.
+func (l *Live) pinned(key string) *pin {
+	s := l.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pins[key]
+}
+
+// unpin drops a pin that turned out not to apply, or that has been recorded; another one stays.
+func (l *Live) unpin(key string, p *pin) {
+	s := l.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pins[key] == p {
+		s.release(key, s.flows[key].Value())
+	}
+}
+
+// waiting returns the pins that the store did not take, by the keys of their flows.
+func (l *Live) waiting() map[string]*pin {
+	all := map[string]*pin{}
 	for i := range l.shards {
 		s := &l.shards[i]
 		s.mu.Lock()
 		for key, p := range s.pins {
-			all[key] = p
+			if p.refused {
+				all[key] = p
+			}
 		}
 		s.mu.Unlock()
 	}
 	return all
-}
-
-// unpin drops a pin that turned out not to apply, or that has been recorded.
-func (l *Live) unpin(key string) {
-	s := l.shard(key)
-	s.mu.Lock()
-	delete(s.pins, key)
-	f := s.flows[key].Value()
-	s.mu.Unlock()
-	if f != nil {
-		f.pinned.Store(nil)
-	}
 }
 
 // stateBits hold a state beside the version in one word.

@@ -65,7 +65,12 @@ func readProof(raw string) (*authentication, error) {
 		return nil, refuse(CodeProofMalformed, "an access token is no authentication token")
 	}
 	a := &authentication{raw: raw, parsed: t, alg: alg, kid: t.Header.Kid}
-	digest := sha256.Sum256([]byte(raw))
+	signature := t.Signature
+	if alg == jwa.ES256 || alg == jwa.ES384 {
+		// If (r, s) is a signature then so is (r, n-s), and anybody can make one of the other.
+		signature = signature[:len(signature)/2]
+	}
+	digest := sha256.Sum256(append([]byte(t.SigningInput+"."), signature...))
 	a.digest = digest[:]
 	a.issuer, err = t.Claims.String("iss")
 	if err != nil {
@@ -181,8 +186,10 @@ func (s *Service) verifySignature(ctx context.Context, a *authentication) error 
 		return nil
 	}
 	fresh, err := s.resolve(ctx, a, s.c.Resolver.RefetchKey)
-	if err != nil || !a.verifies(fresh) {
-		// The document that is known is within its time, so its answer stands even if no newer one can be had.
+	if err != nil {
+		return err // the key may have been replaced under its name: nobody can tell now
+	}
+	if !a.verifies(fresh) {
 		return refuse(CodeProofSignature, "the signature does not verify")
 	}
 	return nil

@@ -89,6 +89,9 @@ func (s *Service) flowOfProof(ctx context.Context, proof *authentication) (*Flow
 	if f.State.Ended() {
 		return nil, &Error{Code: CodeFlowEnded, Dialect: f.Dialect, TokenID: claims.ID}
 	}
+	if !claims.names(f) {
+		return nil, &Error{Code: CodeProofTokenFlow, TokenID: claims.ID, Detail: "issued for an earlier flow of this id"}
+	}
 	if f.State == Suspended {
 		return nil, &Error{Code: CodeFlowSuspended, Dialect: f.Dialect, TokenID: claims.ID}
 	}
@@ -163,6 +166,7 @@ func (s *Service) exchange(ctx context.Context, token *refreshToken, proof *auth
 		if err != nil {
 			return store.Edit{}, err
 		}
+		s.applyPin(f)
 		outcome, err = s.decide(f, token, proof, now)
 		if err != nil {
 			return store.Edit{}, err
@@ -209,8 +213,9 @@ func (s *Service) decide(f *Flow, token *refreshToken, proof *authentication, no
 	if s.c.RefreshTTL > 0 && now.After(f.lastRotation().Add(s.c.RefreshTTL)) {
 		return "", refuse(CodeRefreshInvalid, "refresh token of flow %s was not used for %s", f.ID, s.c.RefreshTTL)
 	}
-	// The same proof with the same refresh token is the same request sent again, as EDC's HTTP client does after a lost
-	// answer. With another refresh token it is somebody who has seen the proof.
+	// A proof that rotated, with the same refresh token, is the same request sent again, as EDC's HTTP client does after a
+	// lost answer. With another refresh token it is somebody who has seen the proof. Answers that write nothing do not
+	// remember theirs: what they give away is what was given before.
 	for _, used := range f.Proofs {
 		if bytes.Equal(used.Digest, proof.digest) && used.Generation != token.generation {
 			return "", refuse(CodeProofReplayed, "proof was used with another refresh token of flow %s", f.ID)

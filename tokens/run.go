@@ -11,10 +11,15 @@ import (
 
 const (
 	sweepEvery = time.Minute
+	pinsEvery  = 5 * time.Second
 	countEvery = 5 * time.Minute
 	countPause = 20 * time.Millisecond // between two pages of a count
 	maxMarks   = 1024
-	listPage   = 500
+
+	// One record that cannot be read must not keep back the endings of the others.
+	maxPinFailures = 5
+
+	listPage = 500
 )
 
 // mark is the first use of a flow, to be recorded.
@@ -33,15 +38,18 @@ func (s *Service) Run(ctx context.Context) {
 	watch := newClockWatch(s.c.Now, s.c.Elapsed)
 	sweep := time.NewTicker(sweepEvery)
 	defer sweep.Stop()
+	pins := time.NewTicker(pinsEvery)
+	defer pins.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case m := <-s.marks:
 			s.record(ctx, m)
+		case <-pins.C:
+			s.retryPins(ctx)
 		case <-sweep.C:
 			s.watchClock(watch)
-			s.retryPins(ctx)
 			s.sweep(ctx)
 		}
 	}
@@ -92,18 +100,23 @@ func (s *Service) record(ctx context.Context, m mark) {
 	}
 }
 
-// retryPins gives the store the endings that it did not take before.
+// retryPins gives the store the endings that it did not take before. What a later message has lifted or replaced
+// meanwhile is left alone.
 func (s *Service) retryPins(ctx context.Context) {
+	failures := 0
 	for key, p := range s.c.Live.waiting() {
-		if key != flowKey(s.c.Participant, p.message.ProcessID) {
-			continue // another participant's
+		if key != s.keyOf(p) || s.c.Live.pinned(key) != p {
+			continue // another participant's, or no longer the one that waits
 		}
-		_, err := s.end(ctx, p.caller, p.message, p.op)
-		if CodeOf(err) == CodeUnavailable && err != nil {
-			return // still in trouble
+		_, err := s.carryOut(ctx, p)
+		if err == nil {
+			s.c.Logger.Info("ending recorded that was held in memory", "flow", p.message.ProcessID, "operation", p.op.name)
+			continue
 		}
-		s.c.Live.unpin(key)
-		s.c.Logger.Info("ending recorded that was held in memory", "flow", p.message.ProcessID, "operation", p.op.name)
+		failures++
+		if failures == maxPinFailures || ctx.Err() != nil {
+			return // the store is still in trouble
+		}
 	}
 }
 

@@ -262,7 +262,7 @@ type EDR struct {
 }
 
 // Ending is what became of a request to end or suspend access. Such requests are never refused, since a control plane
-// that is refused leaves its counterparty's side open (interop with EDC); Outcome says when nothing was there to end.
+// that is refused leaves its counterparty's side open (observed on EDC 0.11 to 0.18); Outcome says when nothing was there to end.
 type Ending struct {
 	Flow    *Flow // nil if unknown or foreign
 	Outcome Outcome

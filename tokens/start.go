@@ -41,6 +41,7 @@ func (s *Service) Start(ctx context.Context, caller Caller, r StartRequest) (*ED
 	if err != nil {
 		return nil, unavailable(err, "flow %s", f.ID)
 	}
+	s.c.Live.leave(f.key())
 	record, err := s.c.Store.Create(ctx, store.Record{Kind: flowKind, ID: f.key(), Labels: f.labels(), Data: data})
 	if errors.Is(err, store.ErrExists) {
 		// Concurrent starts need no waiting: the loser of the creation reads and renders.

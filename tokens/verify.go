@@ -158,7 +158,7 @@ func (s *Service) admit(ctx context.Context, token string, hash *tokenHash) (*Ac
 		return nil, err
 	}
 	key := flowKey(s.c.Participant, claims.Flow)
-	live, pinned := s.c.Live.enter(key)
+	live := s.c.Live.enter(key)
 	start = s.c.Now()
 	record, err := s.c.Store.Get(ctx, flowKind, key)
 	s.c.Observer.Stage("verify", "store", s.c.Now().Sub(start))
@@ -173,10 +173,7 @@ func (s *Service) admit(ctx context.Context, token string, hash *tokenHash) (*Ac
 		return nil, unavailable(err, "flow %s", claims.Flow)
 	}
 	live.advance(record.Version, f.State)
-	live.owner.Store(&f.ControlPlane)
-	if pinned != nil && s.mayEnd(pinned.caller, f.ControlPlane) {
-		live.pinned.Store(&pinned.op.state)
-	}
+	s.c.Live.bind(key, live, f.ControlPlane, func(c Caller) bool { return s.mayEnd(c, f.ControlPlane) })
 	if !f.Used.IsZero() {
 		live.marked.Store(true)
 	}
@@ -185,6 +182,12 @@ func (s *Service) admit(ctx context.Context, token string, hash *tokenHash) (*Ac
 		// Its endpoint and secrets are gone, so there is nothing to remember.
 		return nil, a.Live()
 	}
+	if !claims.names(f) {
+		// The id was used again after the tombstone of the flow that the token was issued for had expired.
+		return nil, &Error{Code: CodeFlowUnknown, TokenID: claims.ID}
+	}
+	// Other parties choose how large these are, and nothing here needs them.
+	f.Claims, f.Metadata, f.Labels, f.Messages, f.Proofs, f.Salt = nil, nil, nil, nil, nil, nil
 	err = a.bindEndpoint(f.Endpoint)
 	if err != nil {
 		return nil, unavailable(err, "endpoint of flow %s", f.ID)

@@ -328,10 +328,10 @@ func TestVerdictInUseIsKept(t *testing.T) {
 // Memory follows use: when no token of a flow is remembered, its live state goes.
 func TestLiveStatesOfUnusedFlowsGo(t *testing.T) {
 	l := NewLive()
-	used, _ := l.enter("default/used")
+	used := l.enter("default/used")
 	used.advance(1, Started)
 	for i := range 1000 {
-		f, _ := l.enter(fmt.Sprintf("default/%d", i))
+		f := l.enter(fmt.Sprintf("default/%d", i))
 		f.advance(1, Started)
 	}
 	deadline := time.Now().Add(10 * time.Second)
