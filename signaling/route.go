@@ -116,6 +116,15 @@ func (s *Serving) add(r *Route) error {
 	return nil
 }
 
+// RouteOf returns the name of the route that a dataset belongs to; empty: to none.
+func (s *Serving) RouteOf(dataset string) string {
+	r := s.route(dataset)
+	if r == nil {
+		return ""
+	}
+	return r.Name
+}
+
 func (s *Serving) route(dataset string) *Route {
 	r, ok := s.exact[dataset]
 	if ok {

@@ -19,6 +19,10 @@ type Site struct {
 	Datasets   map[string]struct{} // dataset ids
 	Routes     map[string]struct{} // names of routes
 	OwnBackend bool                // reaches only the flow's own backend, and so needs no rule
+
+	// RouteOf returns the route that a dataset belongs to now; empty: to none. A flow keeps the name of the route that it
+	// was started with, and that name may stand for other datasets since. Needed where there are Routes.
+	RouteOf func(dataset string) string
 }
 
 // Request is where a token is presented.
@@ -248,7 +252,7 @@ func (s *Site) serves(f *Flow) bool {
 	if _, ok := s.Datasets[f.Dataset]; ok {
 		return true
 	}
-	if f.Route == "" {
+	if f.Route == "" || s.RouteOf == nil || s.RouteOf(f.Dataset) != f.Route {
 		return false
 	}
 	_, ok := s.Routes[f.Route]

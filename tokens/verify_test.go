@@ -81,6 +81,9 @@ func TestVerifyByEndpointAndDataset(t *testing.T) {
 		return m
 	}
 	at := func(host, path string) Request { return Request{Host: host, Path: path} }
+	route := func(is string, names ...string) *Site {
+		return &Site{Routes: set(names...), RouteOf: func(string) string { return is }}
+	}
 	ok := at("data.provider.example", "/public/x")
 	for name, c := range map[string]struct {
 		token Secret
@@ -92,9 +95,12 @@ func TestVerifyByEndpointAndDataset(t *testing.T) {
 		"one of the datasets":      {edr.AccessToken, ok, &Site{Datasets: set("asset-2", "asset-1")}, ""},
 		"another dataset":          {edr.AccessToken, ok, &Site{Datasets: set("asset-2")}, CodeWrongDataset},
 		"no rule":                  {edr.AccessToken, ok, &Site{}, CodeWrongDataset},
-		"the route":                {routed.AccessToken, ok, &Site{Routes: set("assets")}, ""},
-		"another route":            {routed.AccessToken, ok, &Site{Routes: set("others")}, CodeWrongDataset},
-		"a flow without a route":   {edr.AccessToken, ok, &Site{Routes: set("")}, CodeWrongDataset},
+		"the route":                {routed.AccessToken, ok, route("assets", "assets"), ""},
+		"another route":            {routed.AccessToken, ok, route("assets", "others"), CodeWrongDataset},
+		"a route given to others":  {routed.AccessToken, ok, route("", "assets"), CodeWrongDataset},
+		"a dataset of another now": {routed.AccessToken, ok, route("others", "assets", "others"), CodeWrongDataset},
+		"routes without a table":   {routed.AccessToken, ok, &Site{Routes: set("assets")}, CodeWrongDataset},
+		"a flow without a route":   {edr.AccessToken, ok, route("", ""), CodeWrongDataset},
 		"any dataset":              {edr.AccessToken, ok, anySite, ""},
 		"the flow's backend":       {edr.AccessToken, ok, &Site{OwnBackend: true}, ""},
 		"the endpoint itself":      {edr.AccessToken, at("data.provider.example", "/public"), anySite, ""},

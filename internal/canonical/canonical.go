@@ -21,13 +21,13 @@ const MaxBytes = 8 << 10 // 8 KiB
 // Options say which ambiguous forms are kept as they are. The zero value refuses all of them, as the data plane of
 // Tractus-X does.
 type Options struct {
-	// AllowEncodedSlash keeps %2F, for backends that have it in object names. A backend that decodes paths before it
-	// splits them reads another path than the one authorised; it still cannot climb.
+	// AllowEncodedSlash keeps %2F, for backends that have it in object names, in paths without "..". A backend that decodes
+	// paths before it splits them reads another path than the one authorised; it still cannot climb.
 	AllowEncodedSlash bool
 	// AllowEncodedPercent keeps %25. A backend that decodes twice reads another path than the one authorised; it still
 	// cannot climb.
 	AllowEncodedPercent bool
-	// AllowDoubleSlash keeps empty segments.
+	// AllowDoubleSlash keeps empty segments, in paths without "..".
 	AllowDoubleSlash bool
 }
 
@@ -151,6 +151,6 @@ func Set(u *url.URL, path string) error {
 	if v.EscapedPath() != path {
 		return ErrBrokenEscape
 	}
-	u.Path, u.RawPath = v.Path, v.RawPath
+	u.Path, u.RawPath, u.Opaque = v.Path, v.RawPath, ""
 	return nil
 }

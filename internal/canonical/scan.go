@@ -25,6 +25,8 @@ type scan struct {
 	segment int // index of the first byte of the segment
 	piece   int // index of the first byte of the piece
 	depth   int // segments below the root
+	climbs  bool // there is a ".."
+	folds   bool // there is an empty segment or an encoded slash: servers differ in how many segments there are
 }
 
 func (s *scan) run() error {
@@ -48,7 +50,12 @@ func (s *scan) run() error {
 			return err
 		}
 	}
-	return s.endSegment(true)
+	err := s.endSegment(true)
+	if err == nil && s.climbs && s.folds {
+		// "/ds1/a%2Fb/../../ds2" is below /ds1 for a router that decodes or merges before it resolves, and below /ds2 here.
+		return ErrDotSegment
+	}
+	return err
 }
 
 // endSegment handles a plain slash, or the end of the path.
@@ -58,7 +65,7 @@ func (s *scan) endSegment(last bool) error {
 	case s.piece != s.segment && isDots(s.path[s.piece:s.at]):
 		return ErrDotSegment
 	case segment == "..":
-		s.changes = true
+		s.changes, s.climbs = true, true
 		s.depth--
 		if s.depth < 0 {
 			return ErrAboveRoot
@@ -69,6 +76,7 @@ func (s *scan) endSegment(last bool) error {
 		// Servers that merge slashes and servers that do not see different paths.
 		return ErrEmptySegment
 	default:
+		s.folds = s.folds || segment == "" && !last
 		s.depth++
 	}
 	s.at++
@@ -127,6 +135,7 @@ func (s *scan) escape() error {
 	if !s.isUpper(s.at) {
 		s.changes = true
 	}
+	s.folds = s.folds || c == '/'
 	switch {
 	case c == '/' || c == ';':
 		return s.endPiece(width)
