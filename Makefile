@@ -52,7 +52,8 @@ lint:
 
 # Writes what the golden files expect. Read the difference before you commit it.
 golden: build
-	go test ./integration -run TestCaddyfileAdapt -update
+	go test ./integration -run '^TestCaddyfileAdapt$$' -update
+	go test ./signaling -run '^TestRecordedMessages$$' -update
 
 # The tests that need the built binary.
 integration: build
@@ -63,3 +64,8 @@ bench:
 
 clean:
 	rm -rf bin
+
+# Puts the binary between real EDC control planes: needs Java 17 and Maven 3. Prints a transcript.
+.PHONY: interop
+interop: build
+	go test -race -tags interop -count=1 -v -timeout 15m ./integration/edc

@@ -133,11 +133,25 @@ func TestCommands(t *testing.T) {
 			t.Errorf("%v shows a token", tt.args)
 		}
 	}
-	for _, args := range [][]string{{"show"}, {"show", "nope"}, {"list", "flow-1"}, {"revoke", "nope"}, {"list", "--limit", "0"}} {
-		out, err := run(args...)
-		if err == nil {
-			t.Errorf("%v: no error, %q", args, out)
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"show"}, "accepts 1 arg(s), received 0"},
+		{[]string{"list", "flow-1"}, "unknown command"},
+		{[]string{"show", "nope"}, "flow_unknown: no flow nope"},
+		{[]string{"revoke", "nope"}, "flow_unknown: no flow nope"},
+		{[]string{"list", "--limit", "0"}, "bad request: limit must be a number from 1 to 1000"},
+	} {
+		out, err := run(tt.args...)
+		if err == nil || !strings.HasPrefix(err.Error(), tt.want) {
+			t.Errorf("%v: %v, %q", tt.args, err, out)
 		}
+	}
+	address = "unix/" + g.path("nobody")
+	out, err := run("show", "flow-1")
+	if err == nil || !strings.Contains(err.Error(), "asking the gateway at "+address) {
+		t.Errorf("nobody listens: %v, %q", err, out)
 	}
 	if answer := g.get(e.access); answer.status != http.StatusUnauthorized {
 		t.Errorf("revoked: %d", answer.status)

@@ -168,6 +168,9 @@ func (d *delivery) rewriteReference(sent *url.URL, value string) (string, bool) 
 	if rewritten == "" {
 		rewritten = "/"
 	}
+	if strings.HasPrefix(rewritten, "//") {
+		return "", false // names a host (RFC 3986 §4.2)
+	}
 	if ref.RawQuery != "" {
 		rewritten += "?" + ref.RawQuery
 	}

@@ -109,7 +109,7 @@ func TestStatusesOfABackend(t *testing.T) {
 				{"match": []object{{"path": []string{"/flat*"}}}, "handle": []object{w.proxy("flat", &Proxy{Backends: []string{hostport}, FlattenStatus: true})}},
 				{"handle": []object{w.proxy("plain", &Proxy{Backends: []string{hostport}})}},
 			}})
-			w.app.routes["r"] = &RouteTarget{Backend: backend.url()}
+			w.app.routes["r"] = &routeTarget{Backend: backend.url()}
 			data := w.classicFlow(typeHTTPData, proxied(backend.url()))
 			proxyData := w.classicFlow(typeProxyHTTPData, proxied(backend.url()))
 			_, route := w.flow(func(r *tokens.StartRequest) { r.Route = "r" })
@@ -243,6 +243,16 @@ func TestReferencesToTheBackend(t *testing.T) {
 				t.Errorf("got %q, want %q", header["Location"], want)
 			}
 		})
+	}
+}
+
+// A reference that begins with two slashes names a host (RFC 3986 §4.2), which the backend must not choose.
+func TestReferenceThatWouldNameAHost(t *testing.T) {
+	w, backend := scriptedWorld(t, &Proxy{GateOptions: GateOptions{AllowDoubleSlash: true}},
+		"HTTP/1.1 302 Found\r\nLocation: /base//evil.example/x\r\nContent-Length: 0\r\n\r\n")
+	got := w.get("/x", w.classicFlow(typeHTTPData, proxied(backend.url()+"/base")))
+	if got.StatusCode != 302 || got.Header["Location"] != nil {
+		t.Errorf("got %d %v", got.StatusCode, got.Header)
 	}
 }
 

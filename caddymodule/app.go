@@ -105,8 +105,7 @@ type App struct {
 	// StoreRaw is the store of flows. Default: badger in the directory edrgate of Caddy's data directory.
 	StoreRaw json.RawMessage `json:"store,omitempty" caddy:"namespace=edrgate.stores inline_key=module"`
 
-	// What follows comes from Provision. The context is kept for the look at the http app in Start, which no call hands one to.
-	ctx      caddy.Context
+	// What follows comes from Provision.
 	logger   *slog.Logger
 	config   tokens.Config // all but Store and Live
 	resolver *did.Resolver
@@ -137,7 +136,6 @@ var errCleaned = errors.New("this configuration is no longer in use")
 // second process beside the live one, which holds the store's lock, and the hosts it would ask may be served by this
 // very Caddy.
 func (a *App) Provision(ctx caddy.Context) error {
-	a.ctx = ctx
 	a.logger = ctx.Slogger()
 	a.setDefaults()
 	err := a.checkSettings()

@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"errors"
-	"fmt"
 	"net/http"
 	"slices"
 
@@ -83,7 +82,7 @@ func (*Auth) CaddyModule() caddy.ModuleInfo {
 
 // Provision takes the app and tells it what is served here.
 func (h *Auth) Provision(ctx caddy.Context) error {
-	app, err := appOf(ctx)
+	app, err := configuredApp(ctx)
 	if err != nil {
 		return err
 	}
@@ -107,19 +106,15 @@ func (h *Auth) provision(ctx caddy.Context, app dataApp) error {
 // check finds contradictions in the configuration. Validate would be too late: Caddy calls it after Provision.
 func (h *Auth) check() error {
 	if !h.AnyDataset && len(h.Datasets) == 0 && len(h.Routes) == 0 {
-		return errors.New("edr_auth: say what is served here: dataset <id>..., route <name>..., or any_dataset")
+		return errors.New("say what is served here: dataset <id>..., route <name>..., or any_dataset")
 	}
 	if h.AnyDataset && len(h.Datasets)+len(h.Routes) > 0 {
-		return errors.New("edr_auth: any_dataset together with dataset or route says two different things")
+		return errors.New("any_dataset together with dataset or route says two different things")
 	}
 	if slices.Contains(h.Datasets, "") || slices.Contains(h.Routes, "") {
-		return errors.New("edr_auth: dataset and route take no empty names")
+		return errors.New("dataset and route take no empty names")
 	}
-	err := h.GateOptions.validate()
-	if err != nil {
-		return fmt.Errorf("edr_auth: %w", err)
-	}
-	return nil
+	return h.GateOptions.validate()
 }
 
 func (h *Auth) site() *tokens.Site {
@@ -134,21 +129,16 @@ func setOf(names []string) map[string]struct{} {
 	return set
 }
 
-// Served is what an edr_auth serves.
-type Served struct {
+// served is what an edr_auth serves.
+type served struct {
 	Any              bool
 	Datasets, Routes []string
 	IgnoreSource     bool // classic flows are served too, and their backend address is not used
 }
 
-// Serves reports whether a flow of the dataset, or of the route that serves it, can be used here. route may be empty.
-func (s Served) Serves(dataset, route string) bool {
-	return s.Any || slices.Contains(s.Datasets, dataset) || route != "" && slices.Contains(s.Routes, route)
-}
-
 // servedDatasets returns what is served here.
-func (h *Auth) servedDatasets() Served {
-	return Served{Any: h.AnyDataset, Datasets: h.Datasets, Routes: h.Routes, IgnoreSource: h.IgnoreSourceAddress}
+func (h *Auth) servedDatasets() served {
+	return served{Any: h.AnyDataset, Datasets: h.Datasets, Routes: h.Routes, IgnoreSource: h.IgnoreSourceAddress}
 }
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
@@ -186,7 +176,7 @@ func (h *Auth) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return err
 		}
 	}
-	// Reported here as well, so that adapt finds it, with its line.
+	// What only the whole block shows. Values are checked where they are read, so that errors have the line of the option.
 	err := h.check()
 	if err != nil {
 		return d.WrapErr(err)
@@ -197,9 +187,9 @@ func (h *Auth) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 func (h *Auth) unmarshalOption(d *caddyfile.Dispenser) error {
 	switch option := d.Val(); option {
 	case "dataset":
-		return appendArgs(d, &h.Datasets)
+		return appendNames(d, &h.Datasets)
 	case "route":
-		return appendArgs(d, &h.Routes)
+		return appendNames(d, &h.Routes)
 	case "any_dataset":
 		return setFlag(d, &h.AnyDataset)
 	case "ignore_source_address":
@@ -222,9 +212,9 @@ func (h *Auth) unmarshalOption(d *caddyfile.Dispenser) error {
 func (o *GateOptions) unmarshalOption(d *caddyfile.Dispenser) (bool, error) {
 	switch d.Val() {
 	case "refusal_status":
-		return true, setArg(d, &o.RefusalStatus)
+		return true, word(&o.RefusalStatus, formRFC6750, formTractusX)(d)
 	case "realm":
-		return true, setArg(d, &o.Realm)
+		return true, o.unmarshalRealm(d)
 	case "allow_encoded_slash":
 		return true, setFlag(d, &o.AllowEncodedSlash)
 	case "allow_encoded_percent":
@@ -235,30 +225,32 @@ func (o *GateOptions) unmarshalOption(d *caddyfile.Dispenser) (bool, error) {
 	return false, nil
 }
 
-// appendArgs reads an option with one or more arguments, which may be repeated.
-func appendArgs(d *caddyfile.Dispenser, to *[]string) error {
-	args := d.RemainingArgs()
-	if len(args) == 0 {
+func (o *GateOptions) unmarshalRealm(d *caddyfile.Dispenser) error {
+	var realm string
+	if !d.AllArgs(&realm) {
 		return d.ArgErr()
 	}
-	*to = append(*to, args...)
-	return endOfLine(d)
+	if realm == "" {
+		return d.Err("realm must not be empty")
+	}
+	err := checkRealm(realm)
+	if err != nil {
+		return d.WrapErr(err)
+	}
+	return setOnce(d, "realm", &o.Realm, realm)
 }
 
-// setArg reads an option with exactly one argument, which may not be repeated.
-func setArg(d *caddyfile.Dispenser, to *string) error {
+// appendNames reads an option with one or more names, which may be repeated.
+func appendNames(d *caddyfile.Dispenser, to *[]string) error {
 	option := d.Val()
-	var value string
-	if !d.AllArgs(&value) {
+	names := d.RemainingArgs()
+	if len(names) == 0 {
 		return d.ArgErr()
 	}
-	if value == "" {
-		return d.Errf("%s must not be empty", option)
+	if slices.Contains(names, "") {
+		return d.Errf("%s takes no empty names", option)
 	}
-	if *to != "" {
-		return d.Errf("%s is there twice", option)
-	}
-	*to = value
+	*to = append(*to, names...)
 	return endOfLine(d)
 }
 

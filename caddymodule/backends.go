@@ -59,6 +59,9 @@ func (l *backendList) add(entry string) error {
 	if found {
 		schemes, text = []string{strings.ToLower(scheme)}, strings.TrimSuffix(rest, "/")
 	}
+	if strings.ContainsAny(text, "/?#") {
+		return errors.New("a path is not allowed: the list is of whole servers")
+	}
 	for _, s := range schemes {
 		fallback := ""
 		if found {

@@ -64,7 +64,8 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			public_url <url>
 //		}
 //		resolver {
-//			allow_http
+//			allow_http      [<host...>]
+//			allow_ports     <port...>
 //			allow_addresses <cidr...>
 //			cache_ttl       <duration>
 //			timeout         <duration>
@@ -75,7 +76,8 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		}
 //	}
 //
-// signing_key, refresh_key, sealing_key, did_map, control_plane and route may be repeated. Files and environment
+// signing_key, refresh_key, sealing_key, did_map, control_plane and route may be repeated; so may the lists of a resolver.
+// allow_http without a host, or with *, is for all hosts. Durations must be above 0, but for refresh_ttl. Files and environment
 // variables are read when the config is loaded, not here, so that secrets never are part of it.
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the option's name
@@ -104,11 +106,11 @@ func (a *App) options() map[string]func(*caddyfile.Dispenser) error {
 		"duplicate_start":           word(&a.DuplicateStart, duplicateReplay, duplicateConflict),
 		"reuse_policy":              word(&a.ReusePolicy, reuseRefuse, reuseRevoke),
 		"error_format":              word(&a.ErrorFormat, formatEDC, formatRFC6749),
-		"token_ttl":                 duration(&a.TokenTTL),
-		"token_ttl_without_renewal": duration(&a.TokenTTLWithoutRenewal),
+		"token_ttl":                 positive(&a.TokenTTL),
+		"token_ttl_without_renewal": positive(&a.TokenTTLWithoutRenewal),
 		"refresh_ttl":               duration(&a.RefreshTTL),
-		"tombstone_ttl":             duration(&a.TombstoneTTL),
-		"clock_skew":                duration(&a.ClockSkew),
+		"tombstone_ttl":             positive(&a.TombstoneTTL),
+		"clock_skew":                positive(&a.ClockSkew),
 		"refresh_key":               appendText(&a.RefreshKeys),
 		"sealing_key":               appendText(&a.SealingKeys),
 		"signing_key":               a.parseSigningKey,
@@ -314,6 +316,22 @@ func duration(field *caddy.Duration) func(*caddyfile.Dispenser) error {
 		parsed, err := caddy.ParseDuration(value)
 		if err != nil {
 			return d.Errf("%s: %q is not a duration such as 5m or 30d", name, value)
+		}
+		return setOnce(d, name, field, caddy.Duration(parsed))
+	}
+}
+
+// positive is for a duration that cannot be 0: the field would then mean its default, which nobody who writes 0 expects.
+func positive(field *caddy.Duration) func(*caddyfile.Dispenser) error {
+	return func(d *caddyfile.Dispenser) error {
+		name := d.Val()
+		var value string
+		if !d.AllArgs(&value) {
+			return d.ArgErr()
+		}
+		parsed, err := caddy.ParseDuration(value)
+		if err != nil || parsed <= 0 {
+			return d.Errf("%s: %q is not a duration above 0, such as 5m or 30d", name, value)
 		}
 		return setOnce(d, name, field, caddy.Duration(parsed))
 	}

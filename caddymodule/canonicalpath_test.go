@@ -162,3 +162,18 @@ func TestProxyBehindStrip(t *testing.T) {
 	}
 	backend.none(t)
 }
+
+// TestTargetsWithoutAPath: net/http would send what follows the scheme to the backend as it is.
+func TestTargetsWithoutAPath(t *testing.T) {
+	backend := newRecordingBackend(t, nil)
+	w := newDataWorld(t)
+	w.run(nil, w.auth("auth", &Auth{AnyDataset: true}), reverseProxyTo(backend.hostport()))
+	_, token := w.flow(nil)
+	for _, target := range []string{"x:http://evil.example/x", "http:x", "x:y"} {
+		got := w.get(target, token)
+		if got.StatusCode != 400 {
+			t.Errorf("%s: got %d %s", target, got.StatusCode, got.body)
+		}
+		backend.none(t)
+	}
+}

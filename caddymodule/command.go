@@ -3,11 +3,13 @@ package caddymodule
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -69,7 +71,7 @@ func (f *adminFlags) call(method, uri string, body []byte, answer any) error {
 	}
 	response, err := caddycmd.AdminAPIRequest(address, method, uri, header, bytes.NewReader(body))
 	if err != nil {
-		return fmt.Errorf("asking the gateway at %s: %w", address, err)
+		return adminFailure(address, err)
 	}
 	defer response.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(response.Body, maxAdminAnswerBytes))
@@ -81,6 +83,22 @@ func (f *adminFlags) call(method, uri string, body []byte, answer any) error {
 		return fmt.Errorf("the answer of %s is not the gateway's: %w", address, err)
 	}
 	return nil
+}
+
+// adminFailure is the error of a request to the admin API. Where the gateway has said what is wrong, it is that: Caddy's
+// function gives the whole answer as part of a text, with the JSON object {"error": "..."} at its end.
+func adminFailure(address string, err error) error {
+	_, answer, found := strings.Cut(err.Error(), ": HTTP ")
+	if found {
+		_, answer, _ = strings.Cut(answer, ": ")
+	}
+	var said struct {
+		Error string `json:"error"`
+	}
+	if found && json.Unmarshal([]byte(answer), &said) == nil && said.Error != "" {
+		return errors.New(said.Error)
+	}
+	return fmt.Errorf("asking the gateway at %s: %w", address, err)
 }
 
 // maxAdminAnswerBytes is above any page of flows.

@@ -29,7 +29,7 @@ type dataApp interface {
 	classicOnly() bool
 
 	// routeTarget returns the backend of a configured route; false if there is no such route or it has no backend.
-	routeTarget(name string) (*RouteTarget, bool)
+	routeTarget(name string) (*routeTarget, bool)
 
 	// registerAuth and registerProxy tell the app what the sites serve. An error is one of the configuration.
 	registerAuth(h *Auth) error
@@ -87,9 +87,13 @@ func (o *GateOptions) validate() error {
 	default:
 		return fmt.Errorf("refusal_status %q is not known: use %s or %s", o.RefusalStatus, formRFC6750, formTractusX)
 	}
-	for i := range len(o.Realm) {
+	return checkRealm(o.Realm)
+}
+
+func checkRealm(realm string) error {
+	for i := range len(realm) {
 		// RFC 9110 §5.6.4: what would need quoting in a quoted-string.
-		if c := o.Realm[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+		if c := realm[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
 			return errors.New("realm holds a character other than printable ASCII without quotes and backslashes")
 		}
 	}
@@ -109,19 +113,6 @@ type gate struct {
 	app      dataApp
 	observer dataObserver
 	logger   *zap.Logger
-}
-
-// appOf returns the app of a configuration.
-func appOf(ctx caddy.Context) (dataApp, error) {
-	module, err := ctx.App(appName)
-	if err != nil {
-		return nil, fmt.Errorf("getting app %s: %w", appName, err)
-	}
-	app, ok := module.(dataApp)
-	if !ok {
-		return nil, fmt.Errorf("app %s is a %T, which serves no data", appName, module)
-	}
-	return app, nil
 }
 
 // newGate returns a gate. options must have passed validate.
@@ -234,6 +225,11 @@ func (g *gate) admit(w http.ResponseWriter, r *http.Request) *grant {
 // canonicalise gives the request the canonical form of the path that handlers before us left it, which is what the
 // backend gets, and returns that of the path that the client sent, which is what the EDR named.
 func (g *gate) canonicalise(r *http.Request) (string, error) {
+	if r.URL.Opaque != "" {
+		// A request target "x:http://host/path" has no path to decide on, and net/http would send what follows the scheme
+		// to the backend as it is, which has to take it for its target (RFC 9112 §3.2.2).
+		return "", canonical.ErrNotAbsolute
+	}
 	sent, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
 	rewritten := ok && sent.URL != nil && (sent.URL.Path != r.URL.Path || sent.URL.RawPath != r.URL.RawPath)
 	current, err := canonical.Path(r.URL.EscapedPath(), g.paths)

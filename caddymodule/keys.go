@@ -93,7 +93,7 @@ func readKey(replacer *caddy.Replacer, file string) ([]byte, error) {
 	if file == "" {
 		return nil, errors.New("no file is named")
 	}
-	value, err := replacer.ReplaceOrErr(file, true, true)
+	value, err := replacePlaceholders(replacer, file)
 	if err != nil {
 		return nil, err
 	}
@@ -131,13 +131,4 @@ func trimText(data []byte) []byte {
 func isKeyItself(value string) bool {
 	value = strings.TrimSpace(value)
 	return strings.HasPrefix(value, "-----BEGIN ") || strings.HasPrefix(value, "{")
-}
-
-// openError drops the path from an *os.PathError: it may come from a placeholder.
-func openError(err error) error {
-	var path *os.PathError
-	if errors.As(err, &path) {
-		return fmt.Errorf("cannot %s the file: %w", path.Op, path.Err)
-	}
-	return err
 }

@@ -16,7 +16,7 @@ import (
 )
 
 // The collectors live as long as the process, so that a reload neither resets nor duplicates them; each config's
-// registry gets the same ones (caddy #6813: two handlers that each make their own panic). Labels take values of closed
+// registry gets the same ones (two handlers that each register their own would panic). Labels take values of closed
 // sets only, never ids of flows, datasets, agreements or DIDs.
 //
 // Gauges of flows come from a slow count that each gateway makes of the whole store: over replicas take the maximum,

@@ -85,7 +85,7 @@ func (*Proxy) CaddyModule() caddy.ModuleInfo {
 
 // Provision reads the secrets, sets up the proxy and tells the app of it.
 func (h *Proxy) Provision(ctx caddy.Context) error {
-	app, err := appOf(ctx)
+	app, err := configuredApp(ctx)
 	if err != nil {
 		return err
 	}
@@ -99,7 +99,7 @@ func (h *Proxy) provision(ctx caddy.Context, app dataApp) error {
 	}
 	replacer := caddy.NewReplacer()
 	h.secrets, err = newBackendSecrets(h.Secrets, h.backends, func(text string) (string, error) {
-		return replacer.ReplaceOrErr(text, true, true)
+		return replacePlaceholders(replacer, text)
 	})
 	if err != nil {
 		return fmt.Errorf("edr_proxy: %w", err)
@@ -137,23 +137,19 @@ func (h *Proxy) check() error {
 	var err error
 	h.backends, err = newBackendList(h.Backends)
 	if err != nil {
-		return fmt.Errorf("edr_proxy: %w", err)
+		return err
 	}
 	h.headers, err = allowedHeaders(h.RequestHeaders)
 	if err != nil {
-		return fmt.Errorf("edr_proxy: %w", err)
+		return err
 	}
 	if h.DialTimeout < 0 || h.ResponseHeaderTimeout < 0 {
-		return errors.New("edr_proxy: dial_timeout and response_header_timeout must not be negative")
+		return errors.New("dial_timeout and response_header_timeout must not be negative")
 	}
 	if (h.ClientCertificate == "") != (h.ClientKey == "") {
-		return errors.New("edr_proxy: tls_client_auth needs a certificate file and a key file")
+		return errors.New("tls_client_auth needs a certificate file and a key file")
 	}
-	err = h.GateOptions.validate()
-	if err != nil {
-		return fmt.Errorf("edr_proxy: %w", err)
-	}
-	return nil
+	return h.GateOptions.validate()
 }
 
 // Cleanup closes connections that are not in use. Caddy calls it also when Provision failed half way.
@@ -175,7 +171,7 @@ func (h *Proxy) checkSource(s *tokens.Source) error {
 }
 
 // checkRoute returns nil if flows of a route with this backend can be served here.
-func (h *Proxy) checkRoute(t *RouteTarget) error {
+func (h *Proxy) checkRoute(t *routeTarget) error {
 	_, err := newRouteTarget(t, h.backends)
 	return err
 }
@@ -195,6 +191,7 @@ func (h *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 		h.gate.refuse(w, r, refusal{reason: reasonBody, detail: err.Error(), dialect: admitted.access.Dialect()})
 		return nil
 	}
+	h.dropUnforwarded(r.Header)
 	caddyhttp.SetVar(r.Context(), deliveryVar, &delivery{
 		grant:  admitted,
 		target: to,
@@ -203,6 +200,17 @@ func (h *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 		writer: w,
 	})
 	return h.inner.ServeHTTP(w, r, next)
+}
+
+// dropUnforwarded removes what the transport would not send. Caddy's proxy logs the request that it gets, at DEBUG, and
+// must not show the consumer's credentials for somebody else, such as an X-Api-Key.
+func (h *Proxy) dropUnforwarded(header http.Header) {
+	for name := range header {
+		ours := name == headerBPN || name == headerAgreement
+		if !ours && !contentHeaders[name] && !forwardedByDefault(name) && !h.headers[name] {
+			delete(header, name)
+		}
+	}
 }
 
 // errNoBackend is for a flow whose start message named no backend and whose route has none.

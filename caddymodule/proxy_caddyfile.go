@@ -1,7 +1,6 @@
 package caddymodule
 
 import (
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
@@ -46,9 +45,7 @@ func (h *Proxy) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return err
 		}
 	}
-	if len(h.Backends) == 0 {
-		return d.Err("backends is required")
-	}
+	// What only the whole block shows. Values are checked where they are read, so that errors have the line of the option.
 	err := h.check()
 	if err != nil {
 		return d.WrapErr(err)
@@ -59,17 +56,17 @@ func (h *Proxy) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 func (h *Proxy) unmarshalOption(d *caddyfile.Dispenser) error {
 	switch option := d.Val(); option {
 	case "backends":
-		return appendArgs(d, &h.Backends)
+		return h.unmarshalBackends(d)
 	case "secret":
 		return h.unmarshalSecret(d)
 	case "request_headers":
-		return appendArgs(d, &h.RequestHeaders)
+		return h.unmarshalRequestHeaders(d)
 	case "flatten_status":
 		return setFlag(d, &h.FlattenStatus)
 	case "dial_timeout":
-		return setDuration(d, &h.DialTimeout)
+		return positive(&h.DialTimeout)(d)
 	case "response_header_timeout":
-		return setDuration(d, &h.ResponseHeaderTimeout)
+		return positive(&h.ResponseHeaderTimeout)(d)
 	case "tls_trust_pool":
 		return h.unmarshalTrustPool(d)
 	case "tls_client_auth":
@@ -84,6 +81,32 @@ func (h *Proxy) unmarshalOption(d *caddyfile.Dispenser) error {
 		}
 		return nil
 	}
+}
+
+func (h *Proxy) unmarshalBackends(d *caddyfile.Dispenser) error {
+	entries := d.RemainingArgs()
+	if len(entries) == 0 {
+		return d.ArgErr()
+	}
+	_, err := newBackendList(entries)
+	if err != nil {
+		return d.WrapErr(err)
+	}
+	h.Backends = append(h.Backends, entries...)
+	return endOfLine(d)
+}
+
+func (h *Proxy) unmarshalRequestHeaders(d *caddyfile.Dispenser) error {
+	names := d.RemainingArgs()
+	if len(names) == 0 {
+		return d.ArgErr()
+	}
+	_, err := allowedHeaders(names)
+	if err != nil {
+		return d.WrapErr(err)
+	}
+	h.RequestHeaders = append(h.RequestHeaders, names...)
+	return endOfLine(d)
 }
 
 // unmarshalSecret reads secret <name> <value> for <destination>...
@@ -132,22 +155,4 @@ func (h *Proxy) unmarshalTrustPool(d *caddyfile.Dispenser) error {
 	}
 	h.TrustPoolRaw = caddyconfig.JSONModuleObject(pool, "provider", name, nil)
 	return nil
-}
-
-// setDuration reads an option with one positive duration, which may not be repeated.
-func setDuration(d *caddyfile.Dispenser, to *caddy.Duration) error {
-	option := d.Val()
-	var text string
-	if !d.AllArgs(&text) {
-		return d.ArgErr()
-	}
-	value, err := caddy.ParseDuration(text)
-	if err != nil || value <= 0 {
-		return d.Errf("%s %q is not a positive duration", option, text)
-	}
-	if *to != 0 {
-		return d.Errf("%s is there twice", option)
-	}
-	*to = caddy.Duration(value)
-	return endOfLine(d)
 }

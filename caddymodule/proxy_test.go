@@ -135,8 +135,8 @@ func TestRouteBackend(t *testing.T) {
 	backend := newRecordingBackend(t, nil)
 	proxy := &Proxy{Backends: []string{backend.hostport()}}
 	w := proxyWorld(t, proxy)
-	w.app.routes["r"] = &RouteTarget{Backend: backend.URL + "/api", Headers: map[string]string{"Authorization": "Bearer CANARY-route"}}
-	w.app.routes["elsewhere"] = &RouteTarget{Backend: "http://other.example/"}
+	w.app.routes["r"] = &routeTarget{Backend: backend.URL + "/api", Headers: map[string]string{"Authorization": "Bearer CANARY-route"}}
+	w.app.routes["elsewhere"] = &routeTarget{Backend: "http://other.example/"}
 	_, token := w.flow(func(r *tokens.StartRequest) { r.Route = "r" })
 	got := w.send("GET", "/x?a=1", token, "abc", "Content-Type: text/plain", "Content-Length: 3")
 	request := backend.last(t)

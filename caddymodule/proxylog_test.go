@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"encoding/json"
 	"io"
 	"net/http"
 	"strings"
@@ -51,5 +52,37 @@ func TestCredentialsStayInside(t *testing.T) {
 	log = w.log("upstream roundtrip") + log
 	if strings.Contains(log, "CANARY") || strings.Contains(log, token) {
 		t.Error("the log holds a credential")
+	}
+}
+
+// TestLogOfTheRoundTrip: what is not forwarded is not shown as if it were, above all the consumer's credentials for
+// somebody else.
+func TestLogOfTheRoundTrip(t *testing.T) {
+	backend := newRecordingBackend(t, nil)
+	w := proxyWorld(t, &Proxy{Backends: []string{backend.hostport()}, RequestHeaders: []string{"X-Wanted"}})
+	token := w.classicFlow(typeHTTPData, proxied(backend.URL))
+	got := w.get("/x", token, "X-Api-Key: CANARY-consumer", "X-Wanted: wanted", "Accept: text/csv")
+	if got.StatusCode != 200 {
+		t.Fatalf("got %d %s", got.StatusCode, got.body)
+	}
+	backend.last(t)
+	var trip struct {
+		Request struct{ Headers http.Header }
+	}
+	for line := range strings.Lines(w.log("upstream roundtrip")) {
+		if !strings.Contains(line, "upstream roundtrip") {
+			continue
+		}
+		err := json.Unmarshal([]byte(line), &trip)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := trip.Request.Headers
+	if h.Get("X-Wanted") != "wanted" || h.Get("Accept") != "text/csv" || h.Get(headerAgreement) != "agreement-1" {
+		t.Errorf("the log shows the headers %v", h)
+	}
+	if h["X-Api-Key"] != nil {
+		t.Error("the log shows the consumer's X-Api-Key")
 	}
 }

@@ -133,9 +133,9 @@ func (c *Resolver) unmarshalBlock(d *caddyfile.Dispenser) error {
 		case "allow_addresses":
 			err = networks(&c.AllowAddresses)(d)
 		case "cache_ttl":
-			err = duration(&c.CacheTTL)(d)
+			err = positive(&c.CacheTTL)(d)
 		case "timeout":
-			err = duration(&c.Timeout)(d)
+			err = positive(&c.Timeout)(d)
 		case "relationship":
 			err = word(&c.Relationship, "any", "capability_invocation", "none")(d)
 		default:

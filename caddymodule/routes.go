@@ -32,14 +32,14 @@ type Route struct {
 // routeTable is what the configured routes come to. It never changes.
 type routeTable struct {
 	endpoints map[string]string       // route name to its own public URL
-	targets   map[string]*RouteTarget // of those that have a backend
+	targets   map[string]*routeTarget // of those that have a backend
 	routes    []signaling.Route       // in the order of their names
 }
 
 func newRouteTable(routes map[string]*Route, a *addresses, replacer *caddy.Replacer) (*routeTable, error) {
 	t := &routeTable{
 		endpoints: map[string]string{},
-		targets:   map[string]*RouteTarget{},
+		targets:   map[string]*routeTarget{},
 	}
 	names := make([]string, 0, len(routes))
 	for name := range routes {
@@ -97,8 +97,8 @@ func (t *routeTable) add(name string, r *Route, a *addresses, replacer *caddy.Re
 }
 
 // target replaces the placeholders. Errors name the configured text, never what a placeholder gave.
-func (r *Route) target(replacer *caddy.Replacer) (*RouteTarget, error) {
-	backend, err := replacer.ReplaceOrErr(r.Backend, true, true)
+func (r *Route) target(replacer *caddy.Replacer) (*routeTarget, error) {
+	backend, err := replacePlaceholders(replacer, r.Backend)
 	if err != nil {
 		return nil, fmt.Errorf("backend %s: %w", r.Backend, err)
 	}
@@ -111,10 +111,10 @@ func (r *Route) target(replacer *caddy.Replacer) (*RouteTarget, error) {
 	}
 	headers := make(map[string]string, len(r.Headers))
 	for name, value := range r.Headers {
-		headers[name], err = replacer.ReplaceOrErr(value, true, true)
+		headers[name], err = replacePlaceholders(replacer, value)
 		if err != nil {
 			return nil, fmt.Errorf("header %s: %w", name, err)
 		}
 	}
-	return &RouteTarget{Backend: backend, Headers: headers}, nil
+	return &routeTarget{Backend: backend, Headers: headers}, nil
 }

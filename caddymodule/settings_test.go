@@ -56,6 +56,7 @@ func TestSettings(t *testing.T) {
 		"route backend":            {object{"routes": object{"r": object{"datasets": []string{"a"}, "backend": "backend:80"}}}, "absolute http or https URL"},
 		"route backend user":       {object{"routes": object{"r": object{"datasets": []string{"a"}, "backend": "https://u:p@b"}}}, "no user"},
 		"route twice":              {object{"routes": object{"r": object{"datasets": []string{"a"}, "backend": "https://b"}, "s": object{"datasets": []string{"a"}, "backend": "https://b"}}}, `dataset "a" is also in route`},
+		"route header of no file":  {object{"routes": object{"r": object{"datasets": []string{"a"}, "backend": "https://b", "headers": object{"X": "{file." + g.path("none") + "}"}}}}, "header X: {file." + g.path("none") + "}: cannot open the file: no such file"},
 		"route header placeholder": {object{"routes": object{"r": object{"datasets": []string{"a"}, "backend": "https://b", "headers": object{"X": "{nothing.here}"}}}}, "header X"},
 	}
 	for name, tt := range tests {
@@ -90,53 +91,125 @@ func (g *liveGateway) dirEntries() []string {
 	return names
 }
 
-// What the sites say together is seen when a config is loaded.
-func TestSitesThatContradict(t *testing.T) {
+// openSignaling adds a listener with edr_signaling without auth, within another handler.
+func (g *liveGateway) openSignaling(listen string) object {
+	servers := g.servers()
+	servers["open"] = object{
+		"listen": []string{listen}, "automatic_https": object{"disable": true},
+		"routes": []object{handle(object{"handler": "subroute", "routes": []object{handle(object{"handler": "edr_signaling"})}})},
+	}
+	return servers
+}
+
+// withSignaling are the sites with these settings of edr_signaling.
+func (g *liveGateway) withSignaling(signaling object) object {
+	servers := g.servers()
+	signaling["handler"] = "edr_signaling"
+	servers["signaling"] = g.site("signaling", signaling)
+	return servers
+}
+
+// What one handler shows is seen without loading the config. A config that passes here and cannot be loaded would be found
+// out at the next restart.
+func TestHandlersThatContradictTheApp(t *testing.T) {
 	g := newLiveGateway(t)
-	open := func(listen string) object {
-		servers := g.servers()
-		servers["open"] = object{
-			"listen": []string{listen}, "automatic_https": object{"disable": true},
-			"routes": []object{handle(object{"handler": "subroute", "routes": []object{handle(object{"handler": "edr_signaling"})}})},
-		}
-		return servers
-	}
-	withSignaling := func(signaling object) object {
-		servers := g.servers()
-		signaling["handler"] = "edr_signaling"
-		servers["signaling"] = g.site("signaling", signaling)
-		return servers
-	}
-	route := object{"routes": object{"r": object{"datasets": []string{"a"}, "public_url": "https://r.example"}}}
-	auth := g.servers()
-	auth["data"] = g.site("data", object{"handler": "edr_refresh"}, object{"handler": "edr_auth", "datasets": []string{"b"}})
+	t.Setenv("EDR_TEST_LISTEN", "10.0.0.5")
 	unknownRoute := g.servers()
 	unknownRoute["data"] = g.site("data", object{"handler": "edr_refresh"}, object{"handler": "edr_auth", "routes": []string{"q"}})
+	secret := g.servers()
+	secret["data"] = g.site("data", object{
+		"handler": "edr_proxy", "backends": []string{"b:80"},
+		"secrets": object{"s": object{"value": "{file." + g.dir + "}", "for": []string{"http://b"}}},
+	})
+	const missing = "{file./nowhere/token}"
 
 	tests := map[string]struct {
 		app     object
 		servers object
 		want    string
 	}{
-		"no refresh endpoint":                       {nil, object{"data": g.site("data", object{"handler": "edr_auth", "any_dataset": true})}, "no site has edr_refresh"},
 		"path for consumers of the classic dialect": {object{"refresh_path": "/renew"}, g.servers(), "refresh_path /renew must end in /token"},
-		"signaling for everybody":                   {nil, open(":0"), "can be reached from other machines"},
-		"signaling on an inner address":             {nil, open("10.0.0.5:8181"), "can be reached from other machines"},
-		"route that nothing serves":                 {route, auth, "route r has no backend, and no edr_auth serves it"},
+		"signaling for everybody":                   {nil, g.openSignaling(":8181"), "listener :8181 can be reached from other machines"},
+		"signaling on an inner address":             {nil, g.openSignaling("10.0.0.5:8181"), "listener 10.0.0.5:8181 can be reached from other machines"},
+		"signaling on the address of a variable":    {nil, g.openSignaling("{env.EDR_TEST_LISTEN}:8181"), "listener 10.0.0.5:8181 can be reached"},
+		"edr_auth names an unknown route":           {nil, unknownRoute, "there is no route q"},
+		"unknown control plane": {
+			nil, g.withSignaling(object{"auth": []object{{"networks": []string{"10.0.0.0/8"}, "control_plane": "edc"}}}),
+			"there is no control_plane edc",
+		},
+		"short bearer":         {nil, g.withSignaling(object{"auth": []object{{"bearer": "secret"}}}), "fewer than 16 characters"},
+		"bearer digest":        {nil, g.withSignaling(object{"auth": []object{{"bearer": "sha256:12"}}}), "64 hexadecimal digits"},
+		"bearer and all":       {nil, g.withSignaling(object{"auth": []object{{"insecure": true}, {"bearer": "0123456789abcdef"}}}), "insecure"},
+		"bearer of no file":    {nil, g.withSignaling(object{"auth": []object{{"bearer": missing}}}), "bearer: " + missing + ": cannot open the file: no such file"},
+		"secret of no file":    {nil, secret, "secret s: {file." + g.dir + "}: cannot read the file: is a directory"},
+		"unknown dialect":      {nil, g.withSignaling(object{"protocols": []string{"dsp"}}), `protocol "dsp"`},
+		"loopback":             {nil, g.openSignaling("127.0.0.1:8181"), ""},
+		"loopback by its name": {nil, g.openSignaling("localhost:8181"), ""},
+		"other path without the classic dialect": {
+			object{"refresh_path": "/renew"}, g.withSignaling(object{"protocols": []string{"dps"}}), "",
+		},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			app := g.app()
+			maps.Copy(app, tt.app)
+			var config *caddy.Config
+			err := json.Unmarshal(g.config(app, tt.servers), &config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = caddy.Validate(config)
+			if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+				t.Errorf("got %v, want %q", err, tt.want)
+			}
+		})
+	}
+}
+
+// Handlers without the global option are told what is missing, not a setting of an app that nobody wrote.
+func TestHandlersWithoutTheApp(t *testing.T) {
+	g := newLiveGateway(t)
+	for _, handler := range []object{
+		{"handler": "edr_auth", "any_dataset": true},
+		{"handler": "edr_proxy", "backends": []string{"b:80"}},
+		{"handler": "edr_signaling"},
+		{"handler": "edr_refresh"},
+		{"handler": "edr_health"},
+	} {
+		t.Run(handler["handler"].(string), func(t *testing.T) {
+			var config *caddy.Config
+			err := json.Unmarshal(g.config(nil, object{"data": g.site("data", handler)}), &config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			delete(config.AppsRaw, appName)
+			err = caddy.Validate(config)
+			if err == nil || !strings.Contains(err.Error(), "the global option edrgate is missing") {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// What only all sites together say is seen when a config is loaded, whichever app Caddy starts first.
+func TestSitesThatContradict(t *testing.T) {
+	g := newLiveGateway(t)
+	route := object{"routes": object{"r": object{"datasets": []string{"a"}, "public_url": "https://r.example"}}}
+	auth := g.servers()
+	auth["data"] = g.site("data", object{"handler": "edr_refresh"}, object{"handler": "edr_auth", "datasets": []string{"b"}})
+
+	tests := map[string]struct {
+		app     object
+		servers object
+		want    string
+	}{
+		"no refresh endpoint":       {nil, object{"data": g.site("data", object{"handler": "edr_auth", "any_dataset": true})}, "no site has edr_refresh"},
+		"route that nothing serves": {route, auth, "route r has no backend, and no edr_auth serves it"},
 		"route whose backend nobody may reach": {
 			object{"routes": object{"r": object{"datasets": []string{"a"}, "backend": "https://b.example"}}},
 			auth,
 			"route r: its backend is in the backends of no edr_proxy",
 		},
-		"edr_auth names an unknown route": {nil, unknownRoute, "there is no route q"},
-		"unknown control plane": {
-			nil, withSignaling(object{"auth": []object{{"networks": []string{"10.0.0.0/8"}, "control_plane": "edc"}}}),
-			"there is no control_plane edc",
-		},
-		"short bearer":    {nil, withSignaling(object{"auth": []object{{"bearer": "secret"}}}), "fewer than 16 characters"},
-		"bearer digest":   {nil, withSignaling(object{"auth": []object{{"bearer": "sha256:12"}}}), "64 hexadecimal digits"},
-		"bearer and all":  {nil, withSignaling(object{"auth": []object{{"insecure": true}, {"bearer": "0123456789abcdef"}}}), "insecure"},
-		"unknown dialect": {nil, withSignaling(object{"protocols": []string{"dsp"}}), `protocol "dsp"`},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -154,8 +227,8 @@ func TestSitesThatContradict(t *testing.T) {
 
 	// The same settings are right in another company.
 	for name, config := range map[string][2]object{
-		"other path without the classic dialect": {object{"refresh_path": "/renew"}, withSignaling(object{"protocols": []string{"dps"}})},
-		"loopback":                               {nil, open("127.0.0.1:0")},
+		"other path without the classic dialect": {object{"refresh_path": "/renew"}, g.withSignaling(object{"protocols": []string{"dps"}})},
+		"loopback":                               {nil, g.openSignaling("127.0.0.1:0")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			app := g.app()

@@ -83,9 +83,17 @@ func (h *Signaling) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
+	err = h.checkRefreshPath()
+	if err != nil {
+		return err
+	}
 	access, err := h.access(caddy.NewReplacer())
 	if err != nil {
 		return fmt.Errorf("auth: %w", err)
+	}
+	err = h.checkListeners(ctx)
+	if err != nil {
+		return err
 	}
 	h.handler, err = signaling.New(signaling.Config{
 		Flows:       flowsOf{h.app},
@@ -124,6 +132,44 @@ func dialectsOf(protocols []string) ([]tokens.Dialect, error) {
 }
 
 func (h *Signaling) speaks(dialect tokens.Dialect) bool { return slices.Contains(h.dialects, dialect) }
+
+// checkRefreshPath refuses a path that consumers of the classic dialect would not find: Tractus-X appends /token to a
+// refreshEndpoint that does not end in it.
+func (h *Signaling) checkRefreshPath() error {
+	if !h.speaks(tokens.Classic) || strings.HasSuffix(h.app.RefreshPath, tokens.DefaultRefreshPath) {
+		return nil
+	}
+	return fmt.Errorf("refresh_path %s must end in %s, since consumers of EDC's classic signaling append it; or give edr_signaling only `protocol dps`",
+		h.app.RefreshPath, tokens.DefaultRefreshPath)
+}
+
+// checkListeners refuses edr_signaling without authentication where others than this machine can reach it: whoever
+// signals makes tokens. Where Caddy does not say whose handler this is, the check of each request has to do.
+func (h *Signaling) checkListeners(ctx caddy.Context) error {
+	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if !ok || !h.loopbackOnly {
+		return nil
+	}
+	for _, listen := range server.Listen { // Caddy has replaced the placeholders in them
+		err := checkLoopback(listen)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkLoopback(listen string) error {
+	address, err := caddy.ParseNetworkAddress(listen)
+	if err != nil {
+		return fmt.Errorf("listener %s: %w", listen, err)
+	}
+	if address.IsUnixNetwork() || address.IsFdNetwork() || isLoopback(address.Host) {
+		return nil
+	}
+	return fmt.Errorf("listener %s can be reached from other machines, and nobody is asked who he is: "+
+		"write `auth bearer`, `auth network` or, if you must, `auth none insecure`, or bind it to 127.0.0.1", listen)
+}
 
 func (h *Signaling) access(replacer *caddy.Replacer) (signaling.Access, error) {
 	ways := h.Auth
@@ -172,7 +218,7 @@ func (w SignalingAuth) rule(name string, replacer *caddy.Replacer) (signaling.Ru
 	if w.Bearer == "" {
 		return rule, nil
 	}
-	token, err := replacer.ReplaceOrErr(w.Bearer, true, true)
+	token, err := replacePlaceholders(replacer, w.Bearer)
 	if err != nil {
 		return rule, fmt.Errorf("bearer: %w", err)
 	}
@@ -198,7 +244,7 @@ func (h *Signaling) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddy
 		return next.ServeHTTP(w, r)
 	}
 	if h.loopbackOnly && !cameByLoopback(r) {
-		// The check of the listeners at start has not seen this one, for example behind another module's handler.
+		// The check of the configured listeners has not seen this one, for example a socket that was handed to Caddy.
 		h.logger.Error("signaling message refused: edr_signaling has no auth, and this listener can be reached from other machines",
 			"remote", r.RemoteAddr)
 		w.WriteHeader(http.StatusForbidden)

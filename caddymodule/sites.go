@@ -5,11 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
-
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/edrgate/edrgate/signaling"
 	"github.com/edrgate/edrgate/tokens"
@@ -28,7 +24,7 @@ type sites struct {
 	serving *signaling.Serving
 }
 
-// complete checks what only all handlers together show, once. The settings of each are checked when it is provisioned,
+// complete checks what only all handlers together show, once. What one handler shows is checked when it is provisioned,
 // which `caddy validate` sees too; this is seen when the config is loaded, and the old one then stays.
 func (s *sites) complete(a *App) error {
 	s.once.Do(func() { s.err = s.check(a) })
@@ -42,17 +38,7 @@ func (s *sites) check(a *App) error {
 	if len(s.signalings) == 0 {
 		a.logger.Warn("no site has edr_signaling: no control plane can start flows")
 	}
-	spoken := slices.ContainsFunc(s.signalings, func(h *Signaling) bool { return h.speaks(tokens.Classic) })
-	if spoken && !strings.HasSuffix(a.RefreshPath, tokens.DefaultRefreshPath) {
-		// Tractus-X appends /token to a refreshEndpoint that does not end in it.
-		return fmt.Errorf("refresh_path %s must end in %s, since consumers of EDC's classic signaling append it; or give edr_signaling only `protocol dps`",
-			a.RefreshPath, tokens.DefaultRefreshPath)
-	}
-	err := s.checkListeners(a.ctx)
-	if err != nil {
-		return err
-	}
-	err = s.checkRoutes(a.routes)
+	err := s.checkRoutes(a.routes)
 	if err != nil {
 		return err
 	}
@@ -111,69 +97,6 @@ func (s *sites) speaks(dialect tokens.Dialect) bool {
 		slices.ContainsFunc(s.signalings, func(h *Signaling) bool { return h.speaks(dialect) })
 }
 
-// checkListeners refuses edr_signaling without authentication where others than this machine can reach it: whoever
-// signals makes tokens.
-func (s *sites) checkListeners(ctx caddy.Context) error {
-	open := slices.ContainsFunc(s.signalings, func(h *Signaling) bool { return h.loopbackOnly })
-	if !open {
-		return nil
-	}
-	loaded, err := ctx.App("http")
-	if err != nil {
-		return err
-	}
-	app, ok := loaded.(*caddyhttp.App)
-	if !ok {
-		return fmt.Errorf("app http is a %T", loaded)
-	}
-	for _, handler := range s.signalings {
-		if !handler.loopbackOnly {
-			continue
-		}
-		for _, server := range app.Servers {
-			if !contains(server.Routes, handler) {
-				continue
-			}
-			for _, listen := range server.Listen {
-				err := checkLoopback(listen)
-				if err != nil {
-					return fmt.Errorf("edr_signaling: %w", err)
-				}
-			}
-		}
-	}
-	return nil
-}
-
-func checkLoopback(listen string) error {
-	address, err := caddy.ParseNetworkAddress(listen)
-	if err != nil {
-		return fmt.Errorf("listener %s: %w", listen, err)
-	}
-	if address.IsUnixNetwork() || address.IsFdNetwork() || isLoopback(address.Host) {
-		return nil
-	}
-	return fmt.Errorf("listener %s can be reached from other machines, and nobody is asked who he is: "+
-		"write `auth bearer`, `auth network` or, if you must, `auth none insecure`, or bind it to 127.0.0.1", listen)
-}
-
-// contains looks for a handler in routes and what they nest. Handlers of other modules may hold handlers too; in those
-// edr_signaling is not found, and its own check of each request has to do.
-func contains(routes caddyhttp.RouteList, wanted caddyhttp.MiddlewareHandler) bool {
-	for _, route := range routes {
-		for _, handler := range route.Handlers {
-			if handler == wanted {
-				return true
-			}
-			nested, ok := handler.(*caddyhttp.Subroute)
-			if ok && contains(nested.Routes, wanted) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 // The rest is what the handlers of the data path ask of the app.
 
 func (a *App) metrics() dataObserver { return a.observer }
@@ -184,7 +107,7 @@ func (a *App) classicOnly() bool {
 	return a.sites.speaks(tokens.Classic) && !a.sites.speaks(tokens.DPS)
 }
 
-func (a *App) routeTarget(name string) (*RouteTarget, bool) {
+func (a *App) routeTarget(name string) (*routeTarget, bool) {
 	target, ok := a.routes.targets[name]
 	return target, ok
 }

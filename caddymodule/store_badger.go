@@ -45,7 +45,7 @@ const maxReserveBytes = 1 << 40 // 1 TiB
 // Provision finds the directory's absolute path and touches nothing.
 func (b *BadgerStore) Provision(caddy.Context) error {
 	path := orDefault(b.Path, filepath.Join(caddy.AppDataDir(), "edrgate"))
-	path, err := caddy.NewReplacer().ReplaceOrErr(path, true, true)
+	path, err := replacePlaceholders(caddy.NewReplacer(), path)
 	if err != nil {
 		return fmt.Errorf("path: %w", err)
 	}

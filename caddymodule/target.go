@@ -12,8 +12,8 @@ import (
 	"github.com/edrgate/edrgate/internal/canonical"
 )
 
-// RouteTarget is the backend that a configured route names. Placeholders in it have been replaced.
-type RouteTarget struct {
+// routeTarget is the backend that a configured route names. Placeholders in it have been replaced.
+type routeTarget struct {
 	Backend string            // absolute http or https URL: the base that the path below the endpoint is appended to
 	Headers map[string]string // sent with each request; values may hold credentials
 }
@@ -56,7 +56,7 @@ type headerField struct {
 func (t *target) String() string { return t.origin.scheme + "://" + t.origin.authority() }
 
 // newRouteTarget is for flows whose route has a backend: a reverse proxy without flags.
-func newRouteTarget(r *RouteTarget, backends *backendList) (*target, error) {
+func newRouteTarget(r *routeTarget, backends *backendList) (*target, error) {
 	t := &target{passPath: true, passQuery: true, passMethod: true, passBody: true}
 	err := t.setBase(r.Backend, backends)
 	if err != nil {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -17,7 +19,7 @@ func TestCaddyfilesInTheDocsAreAdapted(t *testing.T) {
 	t.Parallel()
 	blocks := 0
 	for _, page := range documents(t) {
-		for _, block := range caddyfileBlocks(read(t, page)) {
+		for _, block := range fencedBlocks(read(t, page), "caddyfile") {
 			blocks++
 			t.Run(fmt.Sprintf("%s:%d", strings.TrimPrefix(page, moduleRoot+string(filepath.Separator)), block.line), func(t *testing.T) {
 				t.Parallel()
@@ -27,9 +29,7 @@ func TestCaddyfilesInTheDocsAreAdapted(t *testing.T) {
 				if err != nil {
 					t.Fatalf("caddy adapt: %v: %s", err, stderr)
 				}
-				if !json.Valid([]byte(stdout)) {
-					t.Errorf("caddy adapt prints %s", stdout)
-				}
+				wantSignalingBound(t, stdout)
 				wantFormatted(g)
 			})
 		}
@@ -61,8 +61,8 @@ type block struct {
 	text string
 }
 
-// caddyfileBlocks returns the blocks that are marked as Caddyfiles.
-func caddyfileBlocks(page string) []block {
+// fencedBlocks returns the blocks that are marked as being in a language.
+func fencedBlocks(page, language string) []block {
 	var blocks []block
 	var inside *block
 	for i, line := range strings.SplitAfter(page, "\n") {
@@ -73,11 +73,46 @@ func caddyfileBlocks(page string) []block {
 			inside = nil
 		case inside != nil:
 			inside.text += line
-		case trimmed == "```caddyfile":
+		case trimmed == "```"+language:
 			inside = &block{line: i + 2}
 		}
 	}
 	return blocks
+}
+
+// wantSignalingBound checks that no server with edr_signaling listens on all interfaces, and returns how many there are. A
+// site's address does not bind: whoever copies a page without bind would let everybody make tokens.
+func wantSignalingBound(t *testing.T, adapted string) int {
+	t.Helper()
+	var config struct {
+		Apps struct {
+			HTTP struct {
+				Servers map[string]struct {
+					Listen []string        `json:"listen"`
+					Routes json.RawMessage `json:"routes"`
+				} `json:"servers"`
+			} `json:"http"`
+		} `json:"apps"`
+	}
+	err := json.Unmarshal([]byte(adapted), &config)
+	if err != nil {
+		t.Fatalf("caddy adapt prints %s: %v", adapted, err)
+	}
+	signaling := 0
+	for name, server := range config.Apps.HTTP.Servers {
+		if !strings.Contains(string(server.Routes), `"edr_signaling"`) {
+			continue
+		}
+		signaling++
+		for _, listen := range server.Listen {
+			host, _, err := net.SplitHostPort(listen)
+			address, _ := netip.ParseAddr(host)
+			if err != nil || host == "" || address.IsUnspecified() {
+				t.Errorf("server %s has edr_signaling and listens on %s", name, listen)
+			}
+		}
+	}
+	return signaling
 }
 
 // wantFormatted checks that `caddy fmt` would leave the Caddyfile as it is.
@@ -106,6 +141,13 @@ func TestExampleIsValid(t *testing.T) {
 	example := read(t, filepath.Join(moduleRoot, "Caddyfile.example"))
 	writeFile(t, g.caddyfile(), example)
 	wantFormatted(g)
+	stdout, stderr, err := g.cli("adapt", "--config", g.caddyfile(), "--adapter", "caddyfile")
+	if err != nil {
+		t.Fatalf("caddy adapt: %v: %s", err, stderr)
+	}
+	if wantSignalingBound(t, stdout) == 0 {
+		t.Error("the example has no edr_signaling")
+	}
 
 	// The directories are those of a server unless variables say otherwise.
 	environment := g.environment()
@@ -128,9 +170,44 @@ func TestExampleIsValid(t *testing.T) {
 	if err != nil {
 		t.Errorf("caddy validate: %v: %s", err, output)
 	}
-	_, err = os.Stat(g.path("root", "var", "lib"))
+	wantNoStore(g)
+}
+
+// TestJSONInTheDocsIsValid, with the files that it names.
+func TestJSONInTheDocsIsValid(t *testing.T) {
+	t.Parallel()
+	blocks := fencedBlocks(read(t, filepath.Join(moduleRoot, "README.md")), "json")
+	if len(blocks) == 0 {
+		t.Error("the README has no JSON")
+	}
+	for _, block := range blocks {
+		t.Run(fmt.Sprintf("README.md:%d", block.line), func(t *testing.T) {
+			t.Parallel()
+			g := &gateway{t: t, dir: t.TempDir(), canaries: newCanaries()}
+			local := absolutePaths.ReplaceAllString(block.text, "${1}"+g.path("root")+"${2}")
+			for _, key := range namedKeysInJSON.FindAllStringSubmatch(local, -1) {
+				g.writeBelow(key[1], read(t, g.newKey("example")))
+			}
+			for _, secret := range namedFiles.FindAllStringSubmatch(local, -1) {
+				g.writeBelow(secret[1], "a-secret-of-at-least-thirty-two-characters\n")
+			}
+			writeFile(t, g.path("caddy.json"), local)
+			output, err := g.command("validate", "--config", g.path("caddy.json")).CombinedOutput()
+			if err != nil {
+				t.Errorf("caddy validate: %v: %s", err, output)
+			}
+			wantNoStore(g)
+			wantSignalingBound(t, local)
+		})
+	}
+}
+
+// wantNoStore checks that validating has not made the directory of the store.
+func wantNoStore(g *gateway) {
+	g.t.Helper()
+	_, err := os.Stat(g.path("root", "var", "lib"))
 	if !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("caddy validate has made the directory of the store: %v", err)
+		g.t.Errorf("caddy validate has made the directory of the store: %v", err)
 	}
 }
 
@@ -150,4 +227,7 @@ var (
 	// namedKeys and namedFiles are files that must be there.
 	namedKeys  = regexp.MustCompile(`(?m)^\s*signing_key (\S+)`)
 	namedFiles = regexp.MustCompile(`\{file\.([^}]+)\}`)
+	// namedKeysInJSON are namedKeys in JSON, where absolutePaths are all paths of files.
+	namedKeysInJSON = regexp.MustCompile(`"file": "([^"]+)"`)
+	absolutePaths   = regexp.MustCompile(`("|\{file\.)(/[a-z])`)
 )

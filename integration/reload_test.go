@@ -201,7 +201,7 @@ func filesOf(t testing.TB, dir string) []string {
 	return paths
 }
 
-// TestManyHandlersShareTheMetrics: Caddy's own plugins have panicked on a second handler (caddy #6813), and forgotten
+// TestManyHandlersShareTheMetrics: handlers that each register metrics of their own panic at the second one, and forget
 // their counters on a reload.
 func TestManyHandlersShareTheMetrics(t *testing.T) {
 	t.Parallel()

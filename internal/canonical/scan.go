@@ -21,10 +21,10 @@ type scan struct {
 	options Options
 	changes bool
 
-	at      int // index of the next byte
-	segment int // index of the first byte of the segment
-	piece   int // index of the first byte of the piece
-	depth   int // segments below the root
+	at      int  // index of the next byte
+	segment int  // index of the first byte of the segment
+	piece   int  // index of the first byte of the piece
+	depth   int  // segments below the root
 	climbs  bool // there is a ".."
 	folds   bool // there is an empty segment or an encoded slash: servers differ in how many segments there are
 }
