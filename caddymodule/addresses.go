@@ -104,11 +104,15 @@ func (a *addresses) matches(r *http.Request, path string, outside map[hostPath]s
 	return found
 }
 
-// plainPath returns the canonical path without a trailing slash; false if there is none.
+// plainPath returns the canonical path without a trailing slash; false if there is none. Empty segments are left out: a
+// consumer that joins an endpoint and "/token" carelessly means the refresh endpoint.
 func plainPath(u *url.URL) (string, bool) {
-	path, err := canonical.Path(u.EscapedPath(), canonical.Options{})
+	path, err := canonical.Path(u.EscapedPath(), canonical.Options{AllowDoubleSlash: true})
 	if err != nil {
 		return "", false
+	}
+	for strings.Contains(path, "//") {
+		path = strings.ReplaceAll(path, "//", "/")
 	}
 	return strings.TrimSuffix(path, "/"), true
 }

@@ -29,8 +29,8 @@ func init() {
 // that servers read differently are answered 400: encoded dots, slashes, backslashes and percent signs, empty segments,
 // control characters. Directives that separate datasets by path must come before this one.
 //
-// What the next handler gets has no Authorization, Cookie, Proxy-*, X-Api-Key, X-Forwarded-* (but those of a trusted
-// proxy), no trailers and no header that the client's Connection header names. Edc-Bpn and Edc-Contract-Agreement-Id
+// What the next handler gets has no Authorization, Cookie, Proxy-*, X-Api-Key, Forwarded, X-Forwarded-* and X-Real-Ip (but
+// those of a trusted proxy), X-Original-Url, X-Rewrite-Url, X-Http-Method-Override and its like, no trailers and no header that the client's Connection header names. Edc-Bpn and Edc-Contract-Agreement-Id
 // say for whom the request is; no spelling of them that the client sends passes. All else passes.
 //
 // Refusals are answered here: a body {"errors":["…"]} and WWW-Authenticate (RFC 6750 §3). What cannot be told at the
@@ -94,7 +94,7 @@ func (h *Auth) provision(ctx caddy.Context, app dataApp) error {
 	if err != nil {
 		return err
 	}
-	h.gate = newGate(app, "edr_auth", h.GateOptions, h.site(), ctx.Logger())
+	h.gate = newGate(app, "edr_auth", h.GateOptions, h.site(app), ctx.Logger())
 	h.gate.upgrades = h.AllowUpgrade
 	h.gate.identity = identityRules{denyList: true, keepUpgrade: h.AllowUpgrade}
 	if h.AnyDataset {
@@ -117,8 +117,10 @@ func (h *Auth) check() error {
 	return h.GateOptions.validate()
 }
 
-func (h *Auth) site() *tokens.Site {
-	return &tokens.Site{AnyDataset: h.AnyDataset, Datasets: setOf(h.Datasets), Routes: setOf(h.Routes)}
+func (h *Auth) site(app dataApp) *tokens.Site {
+	return &tokens.Site{
+		AnyDataset: h.AnyDataset, Datasets: setOf(h.Datasets), Routes: setOf(h.Routes), RouteOf: app.routeOf,
+	}
 }
 
 func setOf(names []string) map[string]struct{} {

@@ -136,3 +136,10 @@ func (b *scriptedBackend) counts() (requests, conns int) {
 	defer b.mu.Unlock()
 	return b.requests, b.conns
 }
+
+// count returns how many requests came.
+func (b *recordingBackend) count() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.requests)
+}

@@ -98,6 +98,7 @@ func (noResolver) RefetchKey(context.Context, string, string) (crypto.PublicKey,
 type fakeApp struct {
 	service  *tokens.Service
 	routes   map[string]*routeTarget
+	routed   map[string]string // datasets to the routes that they belong to
 	auths    []*Auth
 	proxies  []*Proxy
 	renewals string // path of renewals
@@ -129,10 +130,12 @@ func (a *fakeApp) classicOnly() bool {
 	return a.classic
 }
 
-func (a *fakeApp) routeTarget(name string) (*routeTarget, bool) {
+func (a *fakeApp) routeTarget(name, _ string) (*routeTarget, bool) {
 	target, ok := a.routes[name]
 	return target, ok
 }
+
+func (a *fakeApp) routeOf(dataset string) string { return a.routed[dataset] }
 
 func (a *fakeApp) registerAuth(h *Auth) error {
 	a.auths = append(a.auths, h)

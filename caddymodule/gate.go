@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/edrgate/edrgate/internal/canonical"
+	"github.com/edrgate/edrgate/oauth"
 	"github.com/edrgate/edrgate/tokens"
 )
 
@@ -28,8 +29,12 @@ type dataApp interface {
 	// classicOnly reports whether the classic dialect is the only one enabled.
 	classicOnly() bool
 
-	// routeTarget returns the backend of a configured route; false if there is no such route or it has no backend.
-	routeTarget(name string) (*routeTarget, bool)
+	// routeTarget returns the backend of a configured route; false if there is no such route, it has no backend, or the
+	// dataset belongs to another one.
+	routeTarget(name, dataset string) (*routeTarget, bool)
+
+	// routeOf returns the route that a dataset belongs to; empty: to none.
+	routeOf(dataset string) string
 
 	// registerAuth and registerProxy tell the app what the sites serve. An error is one of the configuration.
 	registerAuth(h *Auth) error
@@ -174,6 +179,9 @@ func (g *grant) placeholder(key string) (any, bool) {
 // admit answers a request that may not go on and returns nil, or prepares it for the backend and returns its grant.
 // The order is that of docs/decisions: method, path, renewals gone astray, token, endpoint and dataset, identity.
 func (g *gate) admit(w http.ResponseWriter, r *http.Request) *grant {
+	if r.URL.RawQuery != "" && oauth.QueryNamesToken(r.URL.RawQuery) {
+		g.hideQuery(r)
+	}
 	if !g.takesMethod(r) {
 		g.refuseMethod(w, r)
 		return nil
@@ -220,6 +228,14 @@ func (g *gate) admit(w http.ResponseWriter, r *http.Request) *grant {
 	}
 	g.observer.Verdict(g.handler, verdictAdmitted, "")
 	return admitted
+}
+
+// hideQuery keeps a request out of the access log, which would have its query, and writes a line without it. A token in a
+// query opens nothing here, but somebody put it there.
+func (g *gate) hideQuery(r *http.Request) {
+	caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
+	g.logger.Info("data request whose query names a token, it is not logged",
+		zap.String("method", r.Method), zap.String("host", r.Host), zap.String("path", r.URL.Path), zap.String("remote", r.RemoteAddr))
 }
 
 // canonicalise gives the request the canonical form of the path that handlers before us left it, which is what the

@@ -80,12 +80,19 @@ func (rules identityRules) drops(name string, trusted bool) bool {
 		return foldsTo(name, "edc-bpn") || foldsTo(name, "edc-contract-agreement-id")
 	case 'p':
 		return len(name) >= len("proxy-") && foldsTo(name[:len("proxy-")], "proxy-")
+	case 'f':
+		return rules.denyList && !trusted && foldsTo(name, "forwarded")
 	case 'x':
 		if !rules.denyList {
 			return false
 		}
-		if foldsTo(name, "x-api-key") {
-			return true
+		if foldsTo(name, "x-real-ip") {
+			return !trusted
+		}
+		for _, denied := range deniedAlways {
+			if foldsTo(name, denied) {
+				return true
+			}
 		}
 		if len(name) < len("x-forwarded-") || !foldsTo(name[:len("x-forwarded-")], "x-forwarded-") {
 			return false
@@ -93,6 +100,12 @@ func (rules identityRules) drops(name string, trusted bool) bool {
 		return !trusted || !setByProxy[name]
 	}
 	return false
+}
+
+// deniedAlways are credentials of other systems, and what has a backend take another path or method than the one that was
+// decided on (IIS, Symfony and method-override middlewares).
+var deniedAlways = []string{
+	"x-api-key", "x-original-url", "x-rewrite-url", "x-http-method-override", "x-http-method", "x-method-override",
 }
 
 // setByProxy are the headers that reverse_proxy keeps from a peer which the operator named in trusted_proxies, and

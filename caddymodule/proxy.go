@@ -270,7 +270,7 @@ func (h *Proxy) buildTarget(access *tokens.Access) (*target, error) {
 	if access.RouteName() == "" {
 		return nil, errNoBackend
 	}
-	route, ok := h.gate.app.routeTarget(access.RouteName())
+	route, ok := h.gate.app.routeTarget(access.RouteName(), access.Dataset())
 	if !ok {
 		return nil, errNoBackend
 	}

@@ -89,12 +89,17 @@ func (h *Refresh) serveKeys(w http.ResponseWriter) {
 // passOn hands a request with another method to the next handler. If there is none, Caddy's last one says so in a
 // variable and leaves the answer open.
 func (h *Refresh) passOn(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if oauth.QueryMayHoldToken(r.URL.RawQuery) {
+	hidden := oauth.QueryMayHoldToken(r.URL.RawQuery)
+	if hidden {
 		caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
 		h.logger.Info("request with another method than POST at the refresh endpoint, its query is not logged",
 			"method", r.Method, "host", r.Host, "path", r.URL.Path, "remote", r.RemoteAddr)
 	}
 	err := next.ServeHTTP(w, r)
+	if err != nil && hidden {
+		h.answerHidden(w, r, err)
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -104,6 +109,20 @@ func (h *Refresh) passOn(w http.ResponseWriter, r *http.Request, next caddyhttp.
 		w.WriteHeader(http.StatusMethodNotAllowed)
 	}
 	return nil
+}
+
+// answerHidden answers an error of the next handlers for a request whose query may hold a token. Returned, it would have
+// Caddy log the whole URI.
+func (h *Refresh) answerHidden(w http.ResponseWriter, r *http.Request, err error) {
+	status := http.StatusInternalServerError
+	var known caddyhttp.HandlerError
+	if errors.As(err, &known) && known.StatusCode != 0 {
+		status = known.StatusCode
+		err = known.Err
+	}
+	h.logger.Error("request not answered, its query is not logged",
+		"method", r.Method, "host", r.Host, "path", r.URL.Path, "status", status, "error", err)
+	w.WriteHeader(status)
 }
 
 // unhandledVar is set by Caddy's own last handler of every chain.

@@ -107,9 +107,17 @@ func (a *App) classicOnly() bool {
 	return a.sites.speaks(tokens.Classic) && !a.sites.speaks(tokens.DPS)
 }
 
-func (a *App) routeTarget(name string) (*routeTarget, bool) {
+func (a *App) routeTarget(name, dataset string) (*routeTarget, bool) {
 	target, ok := a.routes.targets[name]
-	return target, ok
+	return target, ok && a.routeOf(dataset) == name
+}
+
+// routeOf returns the route that a dataset belongs to in this config. No request comes before the sites are complete.
+func (a *App) routeOf(dataset string) string {
+	if a.sites.serving == nil {
+		return ""
+	}
+	return a.sites.serving.RouteOf(dataset)
 }
 
 func (a *App) registerAuth(h *Auth) error {

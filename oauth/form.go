@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/edrgate/edrgate/tokens"
@@ -102,19 +103,40 @@ var knownGrants = []string{
 // "token", in any case and any encoding. It errs on the side of silence, since a request that is refused, for its method or
 // for a broken escape, is logged as well.
 func QueryMayHoldToken(rawQuery string) bool {
-	plain := make([]byte, 0, len(rawQuery))
+	return queryHas(rawQuery, "token")
+}
+
+// QueryNamesToken is QueryMayHoldToken for requests whose query is somebody else's business, and may have a page token:
+// whether it names an access_token or a refresh_token (RFC 6750 §2.3).
+func QueryNamesToken(rawQuery string) bool {
+	return queryHas(rawQuery, "access_token", "refresh_token")
+}
+
+// queryHas looks for lower-case words in a query, decoded once and in any case. It does not allocate for queries of a usual
+// length.
+func queryHas(rawQuery string, words ...string) bool {
+	var buffer [512]byte
+	plain := buffer[:0]
 	for i := 0; i < len(rawQuery); i++ {
-		if rawQuery[i] == '%' && i+2 < len(rawQuery) {
-			c, err := url.QueryUnescape(rawQuery[i : i+3])
+		c := rawQuery[i]
+		if c == '%' && i+2 < len(rawQuery) {
+			value, err := strconv.ParseUint(rawQuery[i+1:i+3], 16, 8)
 			if err == nil {
-				plain = append(plain, c...)
+				c = byte(value)
 				i += 2
-				continue
 			}
 		}
-		plain = append(plain, rawQuery[i])
+		if 'A' <= c && c <= 'Z' {
+			c |= 0x20
+		}
+		plain = append(plain, c)
 	}
-	return bytes.Contains(bytes.ToLower(plain), []byte("token"))
+	for _, word := range words {
+		if bytes.Contains(plain, []byte(word)) {
+			return true
+		}
+	}
+	return false
 }
 
 // parameters are the non-empty parameters that the package reads, each with all its values.

@@ -218,6 +218,20 @@ func TestNoBody(t *testing.T) {
 	}
 }
 
+func TestQueryNamesToken(t *testing.T) {
+	for query, want := range map[string]bool{
+		"": false, "a=b": false, "pageToken=x": false, "token=x": false, "access_token=x": true, "a=b&REFRESH_TOKEN=x": true,
+		"%61ccess%5Ftoken=x": true, "a=%": false, "access_toke%6": false, "access_toke%6e=1": true,
+	} {
+		if QueryNamesToken(query) != want {
+			t.Errorf("%q: %t", query, !want)
+		}
+	}
+	if n := testing.AllocsPerRun(10, func() { QueryNamesToken("page=1&size=100&filter=%20x") }); n > 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
 func TestQueryMayHoldToken(t *testing.T) {
 	tests := map[string]bool{
 		"":                         false,
