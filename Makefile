@@ -6,7 +6,7 @@ TOOL = go tool -modfile=tools/go.mod
 FUZZTIME = 30s
 BENCHTIME = 1s
 
-.PHONY: all build build-pinned modules pins run test fuzz lint golden integration bench clean
+.PHONY: all build build-pinned modules pins run test fuzz lint golden integration interop bench clean
 
 all: lint test build
 
@@ -48,6 +48,8 @@ lint:
 	@files=$$($(TOOL) gofumpt -l .) && { test -z "$$files" || { echo "not formatted: $$files"; exit 1; }; }
 	go vet ./...
 	$(TOOL) staticcheck ./...
+	go vet -tags interop ./integration/edc
+	$(TOOL) staticcheck -tags interop ./integration/edc
 	@! grep -rnE '\.Skip(f|Now)?\(|testing\.Short\(' --include='*_test.go' . || { echo "no test is skipped here"; false; }
 
 # Writes what the golden files expect. Read the difference before you commit it.
@@ -59,13 +61,12 @@ golden: build
 integration: build
 	go test -race -count=1 ./integration/...
 
+# Puts the binary between real EDC control planes: needs Java 17 and Maven 3. Prints a transcript.
+interop: build
+	go test -race -tags interop -count=1 -v -timeout 15m ./integration/edc
+
 bench:
 	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
 
 clean:
 	rm -rf bin
-
-# Puts the binary between real EDC control planes: needs Java 17 and Maven 3. Prints a transcript.
-.PHONY: interop
-interop: build
-	go test -race -tags interop -count=1 -v -timeout 15m ./integration/edc
