@@ -26,7 +26,7 @@ func init() {
 //	GET  /edrgate/status             who the gateway is and whether its store is well
 //	GET  /edrgate/flows?after=&limit= a page of flows, in the order of their ids
 //	GET  /edrgate/flows/{id}         one flow
-//	POST /edrgate/flows/{id}/revoke  ends a flow for ever; optional body {"reason": "..."}
+//	POST /edrgate/flows/{id}/revoke  ends a flow for ever; optional body {"reason": "...", "quiet": true}
 //	GET  /edrgate/keys               the signing keys, and how many flows need each secret key
 //
 // No answer holds a token, a credential, a property of a source address, or the query of a URL.
@@ -252,14 +252,27 @@ func (o *operator) flow(r *http.Request, s *tokens.Service, id string) (any, err
 
 // revokeRequest is the body of a revocation.
 type revokeRequest struct {
-	Reason string `json:"reason"`
+	Reason string `json:"reason,omitempty"`
+
+	// Quiet leaves the control plane untold: it goes on to take the transfer for started.
+	Quiet bool `json:"quiet,omitempty"`
 }
 
 // revokeView is the answer to a revocation.
 type revokeView struct {
 	Outcome tokens.Outcome `json:"outcome"`
-	Flow    *flowView      `json:"flow,omitempty"`
+
+	// ControlPlane says whether the control plane is told: promised; suspended, it does not take the news meanwhile;
+	// no_callback, it has no address to call; quiet, as asked. Empty if nothing was ended now.
+	ControlPlane string    `json:"control_plane,omitempty"`
+	Flow         *flowView `json:"flow,omitempty"`
 }
+
+// What a revokeView says beside the promises of the token core.
+const (
+	untoldAddress = "no_callback"
+	untoldQuiet   = "quiet"
+)
 
 const maxRevokeBytes = 4 << 10 // 4 KiB
 
@@ -271,17 +284,34 @@ func (o *operator) revoke(r *http.Request, s *tokens.Service, id string) (any, e
 	if err != nil && !errors.Is(err, io.EOF) { // no body: the default
 		return nil, fmt.Errorf("%w: the body must be empty or an object with a reason", errAdminRequest)
 	}
-	ending, err := s.Revoke(r.Context(), id, request.Reason)
+	revoke := s.Revoke
+	if request.Quiet {
+		revoke = s.RevokeQuietly
+	}
+	ending, err := revoke(r.Context(), id, request.Reason)
 	if err != nil {
 		return nil, err
 	}
-	o.app.logger.Info("flow revoked by the operator", "flow", id, "outcome", string(ending.Outcome))
-	view := revokeView{Outcome: ending.Outcome}
+	view := revokeView{Outcome: ending.Outcome, ControlPlane: o.told(ending, request.Quiet)}
+	o.app.logger.Info("flow revoked by the operator", "flow", id, "outcome", string(ending.Outcome), "control_plane", view.ControlPlane)
 	if ending.Flow != nil {
 		shown := viewOf(ending.Flow)
 		view.Flow = &shown
 	}
 	return view, nil
+}
+
+// told says whether the control plane of a revoked flow will learn of it.
+func (o *operator) told(ending tokens.Ending, quiet bool) string {
+	switch {
+	case ending.Outcome != tokens.Applied:
+		return ""
+	case quiet:
+		return untoldQuiet
+	case ending.Report == tokens.ReportPromised && o.app.calls[o.app.presentName(ending.Flow.ControlPlane)] == nil:
+		return untoldAddress
+	}
+	return string(ending.Report)
 }
 
 // flowView is a flow as operators see it: ids, states and times. Claims, metadata and the source address are left out

@@ -122,8 +122,11 @@ func TestCommands(t *testing.T) {
 		{[]string{"list", "--json", "--after", "flow-1"}, `"id": "flow-2"`},
 		{[]string{"show", "flow-1"}, `"dataset": "asset-1"`},
 		{[]string{"keys"}, `"flows_by_secret_key"`},
-		{[]string{"revoke", "flow-1", "--reason", "test"}, "flow-1: applied\nThe control plane is not told."},
+		{[]string{"revoke", "flow-1", "--reason", "test"}, "flow-1: applied\nThe control plane has no callback"},
 		{[]string{"show", "flow-1"}, `"reason": "test"`},
+		{[]string{"revoke", "flow-2", "--quiet"}, "flow-2: applied\nThe control plane is not told."},
+		{[]string{"revoke", "flow-2"}, "flow-2: already\n"},
+		{[]string{"show", "flow-2"}, `"reason": "revoked by the operator"`},
 	} {
 		out, err := run(tt.args...)
 		if err != nil || !strings.Contains(out, tt.want) {

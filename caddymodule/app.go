@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/edrgate/edrgate/did"
+	"github.com/edrgate/edrgate/signaling/controlplane"
 	"github.com/edrgate/edrgate/tokens"
 )
 
@@ -113,6 +115,8 @@ type App struct {
 	address  *addresses
 	routes   *routeTable
 	observer *observer
+	client   *controlplane.Client
+	calls    map[string]*url.URL // where control planes are called back, by name
 	sites    sites
 
 	service atomic.Pointer[tokens.Service]
@@ -121,7 +125,7 @@ type App struct {
 	engine  *engine
 	cleaned bool
 	stopRun context.CancelFunc
-	ran     chan struct{} // closed when the service's background work has ended
+	ran     *sync.WaitGroup // the background work
 }
 
 // CaddyModule returns the Caddy module information.
@@ -164,6 +168,14 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.resolver, err = a.Resolver.resolver(a.observer, a.logger)
 	if err != nil {
 		return fmt.Errorf("resolver: %w", err)
+	}
+	a.calls, err = a.callbacks(replacer)
+	if err != nil {
+		return err
+	}
+	a.client, err = controlplane.NewClient(adminEndpoints())
+	if err != nil {
+		return err
 	}
 	a.opener, err = a.loadStore(ctx)
 	if err != nil {
@@ -241,12 +253,14 @@ func (a *App) Service() (*tokens.Service, error) {
 	if err != nil {
 		return nil, errors.Join(err, a.release())
 	}
+	outbox, err := a.newOutbox(service)
+	if err != nil {
+		return nil, errors.Join(err, a.release())
+	}
 	ctx, cancel := context.WithCancel(context.Background())
-	a.stopRun, a.ran = cancel, make(chan struct{})
-	go func(ran chan<- struct{}) {
-		defer close(ran)
-		service.Run(ctx)
-	}(a.ran)
+	a.stopRun, a.ran = cancel, new(sync.WaitGroup)
+	a.ran.Go(func() { service.Run(ctx) })
+	a.ran.Go(func() { outbox.Run(ctx) })
 	a.service.Store(service)
 	a.warnOfLostKey()
 	return service, nil
@@ -260,8 +274,11 @@ func (a *App) Cleanup() error {
 	a.cleaned = true
 	if a.stopRun != nil {
 		a.stopRun()
-		<-a.ran
+		a.ran.Wait()
 		a.stopRun = nil
+	}
+	if a.client != nil {
+		a.client.Close()
 	}
 	a.closeResolver()
 	return a.release()

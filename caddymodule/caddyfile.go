@@ -56,6 +56,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		error_format              edc|rfc6749
 //		control_plane <name> {
 //			formerly <name...>
+//			callback <url>
 //		}
 //		route <name> {
 //			dataset    <id...>
@@ -167,29 +168,6 @@ func (a *App) parseDIDMap(d *caddyfile.Dispenser) error {
 	}
 	a.DIDMap[id] = did
 	return endOfLine(d)
-}
-
-func (a *App) parseControlPlane(d *caddyfile.Dispenser) error {
-	var plane ControlPlane
-	if !d.AllArgs(&plane.Name) {
-		return d.ArgErr()
-	}
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if d.Val() != "formerly" {
-			return d.Errf("unrecognized option %q of control_plane", d.Val())
-		}
-		names := d.RemainingArgs()
-		if len(names) == 0 {
-			return d.ArgErr()
-		}
-		plane.Formerly = append(plane.Formerly, names...)
-		err := endOfLine(d)
-		if err != nil {
-			return err
-		}
-	}
-	a.ControlPlanes = append(a.ControlPlanes, plane)
-	return nil
 }
 
 func (a *App) parseRoute(d *caddyfile.Dispenser) error {

@@ -187,26 +187,22 @@ func showCommand() *cobra.Command {
 
 func revokeCommand() *cobra.Command {
 	var f adminFlags
-	var reason string
+	var request revokeRequest
 	cmd := &cobra.Command{
-		Use:   "revoke <flow id> [--reason <text>]",
+		Use:   "revoke <flow id> [--reason <text>] [--quiet]",
 		Short: "Ends a flow for ever: none of its tokens opens anything any more",
 		Long: `
 Ends a flow for ever. It takes effect on its next request. The control plane is
-not told and goes on to take the transfer for started: terminate it there too,
-so that the consumer learns of it.`,
+told, if it has a callback and the flow is not suspended; the command says
+whether. With --quiet it is not, and goes on to take the transfer for started.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var body []byte
-			if reason != "" {
-				var err error
-				body, err = json.Marshal(revokeRequest{Reason: reason})
-				if err != nil {
-					return err
-				}
+			body, err := json.Marshal(request)
+			if err != nil {
+				return err
 			}
 			var done revokeView
-			err := f.call(http.MethodPost, flowURI(args[0], "revoke"), body, &done)
+			err = f.call(http.MethodPost, flowURI(args[0], "revoke"), body, &done)
 			if err != nil {
 				return err
 			}
@@ -214,15 +210,24 @@ so that the consumer learns of it.`,
 				return printJSON(cmd.OutOrStdout(), done)
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", args[0], done.Outcome)
-			if err == nil && done.Outcome == tokens.Applied {
-				_, err = fmt.Fprintln(cmd.OutOrStdout(), "The control plane is not told. Terminate the transfer there too.")
+			if err == nil && done.ControlPlane != "" {
+				_, err = fmt.Fprintln(cmd.OutOrStdout(), revocationNews[done.ControlPlane])
 			}
 			return err
 		},
 	}
 	f.register(cmd)
-	cmd.Flags().StringVar(&reason, "reason", "", "Kept with the flow; never told to the counterparty")
+	cmd.Flags().StringVar(&request.Reason, "reason", "", "Kept with the flow; never told to the counterparty")
+	cmd.Flags().BoolVar(&request.Quiet, "quiet", false, "Do not tell the control plane")
 	return cmd
+}
+
+// revocationNews says what comes of the ControlPlane of a revokeView.
+var revocationNews = map[string]string{
+	string(tokens.ReportPromised):   "The control plane will be told.",
+	string(tokens.ReportImpossible): "The control plane cannot be told while the transfer is suspended there. Terminate it there too.",
+	untoldAddress:                   "The control plane has no callback in the configuration. Terminate the transfer there too.",
+	untoldQuiet:                     "The control plane is not told. Terminate the transfer there too.",
 }
 
 func keysCommand() *cobra.Command {

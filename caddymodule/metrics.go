@@ -11,6 +11,7 @@ import (
 
 	"github.com/edrgate/edrgate/did"
 	"github.com/edrgate/edrgate/signaling"
+	"github.com/edrgate/edrgate/signaling/controlplane"
 	"github.com/edrgate/edrgate/store/badger"
 	"github.com/edrgate/edrgate/tokens"
 )
@@ -49,6 +50,8 @@ type collectors struct {
 	commitTime   prometheus.Histogram
 	storeErrors  *prometheus.CounterVec
 	space        *prometheus.GaugeVec
+	callbacks    *prometheus.CounterVec
+	owed         prometheus.Gauge
 	didFetches   *prometheus.CounterVec
 	didFetchTime prometheus.Histogram
 	build        *prometheus.GaugeVec
@@ -87,10 +90,15 @@ func newCollectors() *collectors {
 		commits: prometheus.NewCounter(prometheus.CounterOpts{
 			Namespace: metricsNamespace, Name: "store_commits_total", Help: "Durable commits of the store.",
 		}),
-		commitSize:   histogram("store_commit_writes", "Writes that shared one commit.", []float64{1, 2, 4, 8, 16, 32, 64, 128, 256}),
-		commitTime:   histogram("store_commit_duration_seconds", "Time from the first edit of a commit until it was durable.", stageBuckets),
-		storeErrors:  counter("store_errors_total", "Errors of the store's engine or disk.", "in"),
-		space:        gauge("store_space_state", "State of the free-space guard: 1 for the one that holds.", "state"),
+		commitSize:  histogram("store_commit_writes", "Writes that shared one commit.", []float64{1, 2, 4, 8, 16, 32, 64, 128, 256}),
+		commitTime:  histogram("store_commit_duration_seconds", "Time from the first edit of a commit until it was durable.", stageBuckets),
+		storeErrors: counter("store_errors_total", "Errors of the store's engine or disk.", "in"),
+		space:       gauge("store_space_state", "State of the free-space guard: 1 for the one that holds.", "state"),
+		callbacks:   counter("callbacks_total", "Attempts to tell a control plane that the gateway ended a flow by itself.", "result"),
+		owed: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: metricsNamespace, Name: "callbacks_owed",
+			Help: "Endings that a control plane has still to be told. Over replicas take the maximum.",
+		}),
 		didFetches:   counter("did_fetches_total", "Fetches of DID documents by result.", "result"),
 		didFetchTime: histogram("did_fetch_duration_seconds", "How long fetches of DID documents took.", stageBuckets),
 		build:        gauge("build_info", "Always 1. The labels say what runs.", "version", "go_version"),
@@ -100,7 +108,7 @@ func newCollectors() *collectors {
 func (c *collectors) all() []prometheus.Collector {
 	return []prometheus.Collector{
 		c.issued, c.renewals, c.requests, c.backends, c.signaling, c.signalTime, c.events, c.stages, c.flows, c.orphaned, c.expiring, c.commits,
-		c.commitSize, c.commitTime, c.storeErrors, c.space, c.didFetches, c.didFetchTime, c.build,
+		c.commitSize, c.commitTime, c.storeErrors, c.space, c.callbacks, c.owed, c.didFetches, c.didFetchTime, c.build,
 	}
 }
 
@@ -160,6 +168,7 @@ type observer struct {
 	backends    counters[string]
 	events      counters[string]
 	storeErrors counters[string]
+	callbacks   counters[string]
 	didFetches  counters[string]
 	stages      map[stageKey]prometheus.Observer
 	otherStage  prometheus.Observer
@@ -190,9 +199,10 @@ func newObserver(c *collectors) *observer {
 		collectors:  c,
 		backends:    countersOf(c.backends, "answered", "rejected", "unreachable", "denied", "misconfigured"),
 		storeErrors: countersOf(c.storeErrors, "commit", "read", "space", "reserve"),
+		callbacks:   countersOf(c.callbacks, callbackResults()...),
 		didFetches:  countersOf(c.didFetches, did.FetchResults()...),
 		events: countersOf(c.events, tokens.EventRollForward, tokens.EventReuse, tokens.EventReplay, tokens.EventConflict,
-			tokens.EventForeign, tokens.EventOrphan, tokens.EventUnknownEnding, tokens.EventClockJump, tokens.EventPinned),
+			tokens.EventForeign, tokens.EventOrphan, tokens.EventUnknownEnding, tokens.EventClockJump, tokens.EventPinned, tokens.EventUntold),
 		stages: map[stageKey]prometheus.Observer{},
 		spaces: map[badger.Space]prometheus.Gauge{},
 	}
@@ -305,6 +315,20 @@ func (o *observer) Signaled(dialect tokens.Dialect, operation, outcome string, t
 	o.collectors.signalTime.WithLabelValues(operation).Observe(took.Seconds())
 }
 
+func callbackResults() []string {
+	var results []string
+	for _, result := range controlplane.Results() {
+		results = append(results, string(result))
+	}
+	return results
+}
+
+// CalledBack implements controlplane.Observer.
+func (o *observer) CalledBack(result controlplane.Result) { o.callbacks.inc(string(result)) }
+
+// Owed implements controlplane.Observer.
+func (o *observer) Owed(n int) { o.collectors.owed.Set(float64(n)) }
+
 // Committed implements StoreObserver.
 func (o *observer) Committed(writes int, took time.Duration) {
 	o.collectors.commits.Inc()
@@ -353,9 +377,10 @@ const modulePath = "github.com/edrgate/edrgate"
 
 // Interface guards
 var (
-	_ tokens.Observer    = (*observer)(nil)
-	_ signaling.Observer = (*observer)(nil)
-	_ StoreObserver      = (*observer)(nil)
-	_ did.Observer       = (*observer)(nil)
-	_ dataObserver       = (*observer)(nil)
+	_ tokens.Observer       = (*observer)(nil)
+	_ signaling.Observer    = (*observer)(nil)
+	_ controlplane.Observer = (*observer)(nil)
+	_ StoreObserver         = (*observer)(nil)
+	_ did.Observer          = (*observer)(nil)
+	_ dataObserver          = (*observer)(nil)
 )

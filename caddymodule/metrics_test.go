@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/edrgate/edrgate/signaling/controlplane"
 	"github.com/edrgate/edrgate/store/badger"
 	"github.com/edrgate/edrgate/tokens"
 )
@@ -66,6 +67,9 @@ func TestObserver(t *testing.T) {
 	o.Fetched("ok", time.Millisecond)
 	o.Fetched("wallet.example", time.Millisecond)
 	o.GuardChanged(badger.SpaceLow)
+	o.CalledBack(controlplane.GivenUp)
+	o.CalledBack("http://cp:9191")
+	o.Owed(3)
 
 	for _, want := range []struct {
 		metric, labels string
@@ -77,6 +81,9 @@ func TestObserver(t *testing.T) {
 		{"edrgate_renewals_total", "rotated", 1},
 		{"edrgate_renewals_total", "other", 1},
 		{"edrgate_data_requests_total", "edr_auth  admitted", 1},
+		{"edrgate_callbacks_total", "given_up", 1},
+		{"edrgate_callbacks_total", "other", 1},
+		{"edrgate_callbacks_owed", "", 3},
 		{"edrgate_data_requests_total", "edr_proxy token_expired refused", 1},
 		{"edrgate_data_requests_total", "edr_auth unavailable unavailable", 1},
 		{"edrgate_data_requests_total", "edr_auth refresh_request misrouted", 1},

@@ -115,6 +115,8 @@ type Flow struct {
 	Changed time.Time `json:"changed,omitzero"` // last change of state
 	Renewed time.Time `json:"renewed,omitzero"` // last rotation
 	Used    time.Time `json:"used,omitzero"`    // first data request or renewal; written once
+
+	Report *report `json:"report,omitempty"` // what its control plane has still to be told
 }
 
 // message is one signaling message that was carried out, so that a repeat of it is not (DPS messageId).

@@ -19,6 +19,7 @@ const (
 	EventUnknownEnding = "unknown_ending" // an ending of a flow that was never started here
 	EventClockJump     = "clock_jump"     // the machine's clock was set
 	EventPinned        = "pinned"         // an ending that the store did not take, effective in memory only
+	EventUntold        = "untold"         // a flow ended by the gateway whose control plane cannot be told
 )
 
 // Suspend blocks a flow until it is resumed. Tokens stay what they are; none of them opens anything meanwhile. A flow
@@ -38,13 +39,23 @@ func (s *Service) Complete(ctx context.Context, caller Caller, m Message) (Endin
 	return s.end(ctx, caller, m, opComplete)
 }
 
-// Revoke ends a flow for ever because the operator says so.
+// Revoke ends a flow for ever because the operator says so. Its control plane is owed a report; Ending.Report says whether
+// it can be told.
 func (s *Service) Revoke(ctx context.Context, processID, reason string) (Ending, error) {
+	return s.revoke(ctx, processID, reason, opRevoke)
+}
+
+// RevokeQuietly is Revoke without a report: the control plane goes on to take the flow for started.
+func (s *Service) RevokeQuietly(ctx context.Context, processID, reason string) (Ending, error) {
+	return s.revoke(ctx, processID, reason, opRevokeQuietly)
+}
+
+func (s *Service) revoke(ctx context.Context, processID, reason string, op operation) (Ending, error) {
 	f, err := s.flow(ctx, processID)
 	if err != nil {
 		return Ending{}, err
 	}
-	return s.end(ctx, Caller(s.owner(f)), Message{ProcessID: processID, Reason: reason}, opRevoke)
+	return s.end(ctx, Caller(s.owner(f)), Message{ProcessID: processID, Reason: reason}, op)
 }
 
 // end carries out a suspension or an ending. It takes effect here before it is durable, and also if it cannot be made
@@ -118,11 +129,12 @@ func (s *Service) endKnown(ctx context.Context, p *pin) (Ending, error) {
 			return store.Edit{}, store.ErrKeep
 		}
 		s.hold(p, p.refused)
+		result.Report = f.promise(p.op, f.State, now)
 		f.State, f.Reason, f.Changed = p.op.state, p.message.Reason, now
 		f.remember(p.message.MessageID, p.op)
 		edit := store.Edit{Event: string(p.op.state), Ending: true}
 		if p.op.state.Ended() {
-			edit.Expires = s.buriedUntil(f, now)
+			edit.Expires = s.forgotten(f)
 			f.bury()
 		}
 		edit.Data, err = f.encode()
@@ -136,8 +148,16 @@ func (s *Service) endKnown(ctx context.Context, p *pin) (Ending, error) {
 		return Ending{Outcome: NotOwned}, nil
 	}
 	s.c.Live.advance(result.Flow.key(), record.Version, result.Flow.State)
-	if result.Outcome == Applied && p.op != opRevoke && s.owner(result.Flow) != string(p.caller) {
+	if result.Outcome == Applied && !p.op.own && s.owner(result.Flow) != string(p.caller) {
 		s.c.Observer.Event(EventOrphan)
+	}
+	switch result.Report {
+	case ReportPromised:
+		s.owe(result.Flow)
+	case ReportImpossible:
+		s.c.Observer.Event(EventUntold)
+		s.c.Logger.Warn("control plane cannot be told that a flow has ended, since it is suspended there: terminate the transfer there too",
+			"flow", result.Flow.ID, "control_plane", s.owner(result.Flow), "cause", p.op.cause)
 	}
 	return result, nil
 }

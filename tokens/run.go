@@ -159,6 +159,7 @@ func (s *Service) count(ctx context.Context) {
 func (s *Service) add(c *FlowCount, f *Flow) {
 	c.ByState[f.State]++
 	if f.State.Ended() {
+		s.owe(f)
 		return
 	}
 	if !s.controlPlanes[s.owner(f)] {

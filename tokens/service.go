@@ -123,6 +123,7 @@ type Service struct {
 	controlPlanes map[string]bool
 	verdicts      *verdicts
 	marks         chan mark
+	owed          owed
 }
 
 // New returns a service. It reads and writes nothing yet.
@@ -136,6 +137,7 @@ func New(c Config) (*Service, error) {
 		controlPlanes: map[string]bool{},
 		verdicts:      newVerdicts(c.CacheEntries),
 		marks:         make(chan mark, maxMarks),
+		owed:          owed{flows: map[string]owedFlow{}},
 	}
 	for _, name := range c.ControlPlanes {
 		s.controlPlanes[name] = true
@@ -266,6 +268,7 @@ type EDR struct {
 type Ending struct {
 	Flow    *Flow // nil if unknown or foreign
 	Outcome Outcome
+	Report  ReportPromise // of an ending by the gateway itself: whether the control plane will be told
 }
 
 // Outcome is the result of a request to suspend or end a flow.

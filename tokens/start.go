@@ -12,17 +12,22 @@ import (
 
 // opStart and its like name operations in records, logs and metrics, with the state that each leads to.
 type operation struct {
-	name  string
-	state State
+	name    string
+	state   State
+	own     bool   // no control plane asked for it
+	reports bool   // its control plane is told of it
+	cause   string // for the report
 }
 
 var (
-	opStart     = operation{"start", Started}
-	opResume    = operation{"resume", Started}
-	opSuspend   = operation{"suspend", Suspended}
-	opTerminate = operation{"terminate", Terminated}
-	opComplete  = operation{"completed", Completed}
-	opRevoke    = operation{"revoke", Terminated}
+	opStart     = operation{name: "start", state: Started}
+	opResume    = operation{name: "resume", state: Started}
+	opSuspend   = operation{name: "suspend", state: Suspended}
+	opTerminate = operation{name: "terminate", state: Terminated}
+	opComplete  = operation{name: "completed", state: Completed}
+	opRevoke    = operation{name: "revoke", state: Terminated, own: true, reports: true, cause: CauseRevoked}
+
+	opRevokeQuietly = operation{name: "revoke", state: Terminated, own: true}
 )
 
 // rememberedMessages is how many messages beside the start are remembered.

@@ -1,0 +1,134 @@
+package caddymodule
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/edrgate/edrgate/signaling/controlplane"
+	"github.com/edrgate/edrgate/tokens"
+)
+
+// ControlPlane is a control plane by its name, which is what flows are owned by. Changing how it authenticates does not
+// change the name.
+type ControlPlane struct {
+	// Name as edr_signaling refers to it. Required.
+	Name string `json:"name,omitempty"`
+
+	// Formerly are names that it had before, so that it keeps its flows.
+	Formerly []string `json:"formerly,omitempty"`
+
+	// Callback is where it is told that the gateway ended a flow by itself: its URL up to and without /transferprocess
+	// (EDC's classic signaling, for example http://cp:8083/api/control) or /transfers (Data Plane Signaling, for example
+	// http://cp:8182/api/signaling). The address that a start message names is used instead where it has the same scheme,
+	// host and port; any other is ignored, so that whoever may start flows does not choose whom the gateway calls. Default:
+	// none; then it is told nothing, and the log says so.
+	Callback string `json:"callback,omitempty"`
+}
+
+func (a *App) checkControlPlanes() error {
+	seen := map[string]struct{}{}
+	for _, plane := range a.ControlPlanes {
+		for _, name := range append([]string{plane.Name}, plane.Formerly...) {
+			if !nameSyntax.MatchString(name) {
+				return fmt.Errorf("control_plane %q: a name has 1 to 63 letters, digits, dots, dashes or underscores", name)
+			}
+			_, twice := seen[name]
+			if twice {
+				return fmt.Errorf("control_plane %s is listed twice", name)
+			}
+			seen[name] = struct{}{}
+		}
+	}
+	return nil
+}
+
+func (a *App) controlPlaneNames() []string {
+	names := make([]string, 0, len(a.ControlPlanes))
+	for _, plane := range a.ControlPlanes {
+		names = append(names, plane.Name)
+	}
+	return names
+}
+
+func (a *App) formerNames() map[string]string {
+	names := map[string]string{}
+	for _, plane := range a.ControlPlanes {
+		for _, former := range plane.Formerly {
+			names[former] = plane.Name
+		}
+	}
+	return names
+}
+
+// presentName is the name of a control plane that a flow may know by a former one.
+func (a *App) presentName(name string) string {
+	return orDefault(a.config.Formerly[name], name)
+}
+
+// callbacks returns the callback addresses by the names of control planes.
+func (a *App) callbacks(replacer *caddy.Replacer) (map[string]*url.URL, error) {
+	addresses := map[string]*url.URL{}
+	for _, plane := range a.ControlPlanes {
+		if plane.Callback == "" {
+			continue
+		}
+		address, err := controlPlaneURL(replacer, plane.Callback)
+		if err != nil {
+			return nil, fmt.Errorf("control_plane %s: callback: %w", plane.Name, err)
+		}
+		addresses[plane.Name] = address
+	}
+	return addresses, nil
+}
+
+// controlPlaneURL reads a URL of a control plane, which may be or hold a placeholder.
+func controlPlaneURL(replacer *caddy.Replacer, configured string) (*url.URL, error) {
+	address, err := replacer.ReplaceOrErr(configured, true, true)
+	if err != nil {
+		return nil, err
+	}
+	return controlplane.ParseBase(strings.TrimRight(address, "\r\n"))
+}
+
+// newOutbox returns the outbox of a service.
+func (a *App) newOutbox(service *tokens.Service) (*controlplane.Outbox, error) {
+	return controlplane.NewOutbox(controlplane.OutboxConfig{
+		Reports: service, Client: a.client, Callbacks: a.calls, Observer: a.observer, Logger: a.logger,
+	})
+}
+
+func (a *App) parseControlPlane(d *caddyfile.Dispenser) error {
+	var plane ControlPlane
+	if !d.AllArgs(&plane.Name) {
+		return d.ArgErr()
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		var err error
+		switch d.Val() {
+		case "formerly":
+			err = plane.parseFormerly(d)
+		case "callback":
+			err = text(&plane.Callback)(d)
+		default:
+			return d.Errf("unrecognized option %q of control_plane", d.Val())
+		}
+		if err != nil {
+			return err
+		}
+	}
+	a.ControlPlanes = append(a.ControlPlanes, plane)
+	return nil
+}
+
+func (p *ControlPlane) parseFormerly(d *caddyfile.Dispenser) error {
+	names := d.RemainingArgs()
+	if len(names) == 0 {
+		return d.ArgErr()
+	}
+	p.Formerly = append(p.Formerly, names...)
+	return endOfLine(d)
+}

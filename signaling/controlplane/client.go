@@ -1,0 +1,115 @@
+// Package controlplane is what the gateway says to control planes of its own accord: that it ended a flow by itself.
+//
+// Which control planes there are, and where, the operator says. An address in a message is used only where it is on a
+// server that the operator named: whoever may start flows must not choose whom the gateway talks to.
+package controlplane
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"time"
+
+	"github.com/edrgate/edrgate/internal/dial"
+)
+
+const (
+	callTimeout    = 10 * time.Second // of one call, from the name's resolution to the answer's last byte
+	maxAnswerBytes = 1 << 20          // lists of data planes are the longest answers
+	connsPerHost   = 4
+)
+
+// everywhere lets the dialer reach private networks, where control planes live: unlike a DID or a data address, the host
+// is the operator's choice. Metadata addresses of clouds stay denied.
+var everywhere = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+
+// Client calls control planes. It follows no redirect: a body meant for one server must not go to another.
+type Client struct {
+	http *http.Client
+}
+
+// NewClient returns a client that never connects to the endpoints denied, such as the gateway's own administration.
+func NewClient(denied []netip.AddrPort) (*Client, error) {
+	guard, err := dial.NewGuard(dial.Config{AllowAddresses: everywhere, DenyEndpoints: denied})
+	if err != nil {
+		return nil, err
+	}
+	transport, err := dial.NewTransport(dial.TransportConfig{Guard: guard, MaxConnsPerHost: connsPerHost})
+	if err != nil {
+		return nil, err
+	}
+	return &Client{http: &http.Client{
+		Transport:     transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}, nil
+}
+
+// Close closes connections that are not in use.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// message is a request to a control plane.
+type message struct {
+	method string
+	url    string
+	header http.Header
+	body   []byte // JSON; nil: none
+}
+
+// answer is what came back, whatever its status.
+type answer struct {
+	status int
+	body   []byte
+}
+
+// ok reports whether the control plane took the message.
+func (a answer) ok() bool { return a.status >= 200 && a.status <= 299 }
+
+// call sends a message. The error is that of the network: nobody can tell whether the message arrived.
+func (c *Client) call(ctx context.Context, m message) (answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, m.method, m.url, bytes.NewReader(m.body))
+	if err != nil {
+		return answer{}, err
+	}
+	for name, values := range m.header {
+		r.Header[name] = values
+	}
+	if m.body != nil {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	response, err := c.http.Do(r)
+	if err != nil {
+		return answer{}, err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswerBytes+1))
+	if err != nil {
+		return answer{}, fmt.Errorf("reading the answer: %w", err)
+	}
+	if len(body) > maxAnswerBytes {
+		return answer{}, fmt.Errorf("answer has more than %d bytes", maxAnswerBytes)
+	}
+	return answer{response.StatusCode, body}, nil
+}
+
+// ParseBase reads the URL below which a control plane is called. It has no query and no fragment, since paths are
+// appended to it, and no user, since it is shown.
+func ParseBase(s string) (*url.URL, error) {
+	u, err := url.Parse(s)
+	if err != nil {
+		return nil, errors.New("not a URL") // the parser's error repeats what may hold a password
+	}
+	if (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.Opaque != "" {
+		return nil, errors.New("must be an absolute http or https URL")
+	}
+	if u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
+		return nil, errors.New("must have no user, query or fragment")
+	}
+	return u, nil
+}

@@ -1,0 +1,255 @@
+package controlplane
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/edrgate/edrgate/tokens"
+)
+
+// Reports are the reports that are owed. They are kept with their flows, so that they survive the process.
+// *tokens.Service implements it.
+type Reports interface {
+	// DueReports returns what may be tried now, and how many reports are owed in all.
+	DueReports() ([]tokens.OwedReport, int)
+
+	// ClaimReport takes one to deliver it; nil: there is nothing to deliver any more, or somebody else is at it.
+	ClaimReport(ctx context.Context, flow string, lease time.Duration) (*tokens.Report, error)
+
+	// SettleReport records what became of it.
+	SettleReport(ctx context.Context, r *tokens.Report, s tokens.Settlement) error
+}
+
+// Result is what became of an attempt to deliver a report. The set is closed, so that it can be a metric label.
+type Result string
+
+// The results. After retried the report is still owed; after the others it is not.
+const (
+	Delivered   Result = "delivered"
+	Retried     Result = "retried"     // not taken, or nobody can tell: it is tried again
+	Refused     Result = "refused"     // the control plane will not take it
+	Unknown     Result = "unknown"     // the control plane goes on not to know the transfer
+	GivenUp     Result = "given_up"    // tried for as long as reports are tried
+	Unaddressed Result = "unaddressed" // no callback address is configured for the control plane
+)
+
+// Results lists every Result.
+func Results() []Result { return []Result{Delivered, Retried, Refused, Unknown, GivenUp, Unaddressed} }
+
+// Observer is told of deliveries, for metrics. It must not block.
+type Observer interface {
+	// CalledBack reports one attempt.
+	CalledBack(r Result)
+	// Owed reports how many reports are owed.
+	Owed(n int)
+}
+
+// OutboxConfig is what an Outbox needs. Fields without a stated default are required.
+type OutboxConfig struct {
+	Reports Reports
+	Client  *Client
+
+	// Callbacks are the addresses of control planes by their names. Reports to others are dropped, with a warning.
+	Callbacks map[string]*url.URL
+
+	Observer Observer
+	Logger   *slog.Logger
+	Now      func() time.Time // default: time.Now
+	Jitter   func() float64   // 0 <= x < 1; default: math/rand
+}
+
+// Outbox delivers reports, each until it is taken, refused for good, or too old. It may run beside the outboxes of other
+// gateways over the same store.
+type Outbox struct {
+	c       OutboxConfig
+	mu      sync.Mutex
+	running map[string]struct{} // flows
+	atOnce  map[string]int      // deliveries by control plane
+	wg      sync.WaitGroup
+}
+
+// How reports are delivered.
+const (
+	lookEvery    = time.Second
+	claimFor     = time.Minute // more than a delivery can take
+	firstWait    = time.Second
+	longestWait  = 5 * time.Minute
+	unknownAfter = 10 // attempts, some 10 minutes
+
+	// perPlane bounds the deliveries to one control plane, so that one that hangs holds up nobody else's.
+	perPlane = 4
+)
+
+// NewOutbox returns an Outbox.
+func NewOutbox(c OutboxConfig) (*Outbox, error) {
+	if c.Reports == nil || c.Client == nil || c.Observer == nil || c.Logger == nil {
+		return nil, errors.New("outbox: reports, client, observer and logger are required")
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Jitter == nil {
+		c.Jitter = rand.Float64
+	}
+	return &Outbox{c: c, running: map[string]struct{}{}, atOnce: map[string]int{}}, nil
+}
+
+// Run delivers until ctx ends, and returns when no delivery is under way any more.
+func (o *Outbox) Run(ctx context.Context) {
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	for {
+		o.dispatch(ctx)
+		select {
+		case <-ctx.Done():
+			o.wg.Wait()
+			return
+		case <-look.C:
+		}
+	}
+}
+
+// dispatch begins the deliveries that are due and for which there is room.
+func (o *Outbox) dispatch(ctx context.Context) {
+	due, owed := o.c.Reports.DueReports()
+	o.c.Observer.Owed(owed)
+	for _, d := range due {
+		if !o.begin(d) {
+			continue
+		}
+		o.wg.Go(func() {
+			defer o.end(d)
+			o.deliver(ctx, d.Flow)
+		})
+	}
+}
+
+func (o *Outbox) begin(d tokens.OwedReport) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	_, running := o.running[d.Flow]
+	if running || o.atOnce[d.ControlPlane] >= perPlane {
+		return false
+	}
+	o.running[d.Flow] = struct{}{}
+	o.atOnce[d.ControlPlane]++
+	return true
+}
+
+func (o *Outbox) end(d tokens.OwedReport) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.running, d.Flow)
+	o.atOnce[d.ControlPlane]--
+}
+
+// deliver makes one attempt.
+func (o *Outbox) deliver(ctx context.Context, flow string) {
+	r, err := o.c.Reports.ClaimReport(ctx, flow, claimFor)
+	if err != nil {
+		o.c.Logger.Warn("report to a control plane waits for the store", "flow", flow, "error", err)
+		return
+	}
+	if r == nil {
+		return
+	}
+	result, status, err := o.attempt(ctx, r)
+	if ctx.Err() != nil {
+		return // the lease runs out, and whoever runs then tries again
+	}
+	o.c.Observer.CalledBack(result)
+	o.report(r, result, status, err)
+	settled := tokens.Settlement{Done: result != Retried}
+	if !settled.Done {
+		settled.Again = wait(r.Attempt, o.c.Jitter())
+	}
+	err = o.c.Reports.SettleReport(ctx, r, settled)
+	if err != nil {
+		o.c.Logger.Warn("what became of a report to a control plane is not recorded, so it may be sent again", "flow", flow, "error", err)
+	}
+}
+
+func (o *Outbox) attempt(ctx context.Context, r *tokens.Report) (Result, int, error) {
+	configured := o.c.Callbacks[r.ControlPlane]
+	if configured == nil {
+		return Unaddressed, 0, nil
+	}
+	if o.c.Now().Sub(r.Since) > tokens.ReportWithin {
+		return GivenUp, 0, nil
+	}
+	m, err := callback(baseFor(configured, r), r)
+	if err != nil {
+		return Refused, 0, err
+	}
+	a, err := o.c.Client.call(ctx, m)
+	if err != nil {
+		return Retried, 0, err
+	}
+	return resultOf(a, r.Attempt), a.status, nil
+}
+
+// resultOf decides what an answer comes to (observed on EDC 0.11 to 0.18 and the DPS conformance kit): 401 is EDC's answer
+// to a transfer that it does not know, or to a data plane that is not the transfer's; 409 means that the transfer's
+// state does not allow it, now or ever, unless EDC says that it is leased, which passes; 404 is either an unknown transfer
+// or a control plane that is still starting.
+func resultOf(a answer, attempt int) Result {
+	if a.ok() {
+		return Delivered
+	}
+	switch a.status {
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusGone, http.StatusUnprocessableEntity:
+		return Refused
+	case http.StatusConflict:
+		if bytes.Contains(bytes.ToLower(a.body), []byte("leased")) {
+			return Retried
+		}
+		return Refused
+	case http.StatusNotFound:
+		if attempt >= unknownAfter {
+			return Unknown
+		}
+	}
+	return Retried
+}
+
+// wait doubles with every attempt. Half of it is left to chance, so that the reports of an outage do not come all at once.
+func wait(attempt int, chance float64) time.Duration {
+	d := longestWait
+	if doublings := attempt - 1; doublings < 10 {
+		d = min(d, firstWait<<doublings)
+	}
+	return d/2 + time.Duration(chance*float64(d/2))
+}
+
+// report writes the log line of an attempt. The answer's body stays out: it is somebody else's text.
+func (o *Outbox) report(r *tokens.Report, result Result, status int, err error) {
+	level, text := slog.LevelInfo, "control plane told of an ending"
+	switch result {
+	case Retried:
+		level, text = slog.LevelWarn, "control plane could not be told of an ending: trying again"
+	case Refused, Unknown:
+		level, text = slog.LevelWarn, "control plane does not take the report of an ending: see whether the transfer has ended there"
+	case GivenUp:
+		level, text = slog.LevelError, "control plane was not told of an ending, for days: terminate the transfer there"
+	case Unaddressed:
+		level, text = slog.LevelWarn, "control plane is not told of an ending, since it has no callback: configure it, and terminate the transfer there"
+	}
+	args := []any{
+		"flow", r.Flow, "control_plane", r.ControlPlane, "dialect", string(r.Dialect), "cause", r.Cause,
+		"result", string(result), "attempt", r.Attempt,
+	}
+	if status != 0 {
+		args = append(args, "status", status)
+	}
+	if err != nil {
+		args = append(args, "error", err)
+	}
+	o.c.Logger.Log(context.Background(), level, text, args...)
+}

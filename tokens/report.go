@@ -1,0 +1,228 @@
+package tokens
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/edrgate/edrgate/store"
+)
+
+// ReportEvent is what a control plane is told of a flow that the gateway ended by itself.
+type ReportEvent string
+
+// The events of a Report.
+const (
+	ReportCompleted ReportEvent = "completed" // the flow is finished
+	ReportFailed    ReportEvent = "failed"    // the flow failed, so that the transfer is terminated
+)
+
+// The causes of a Report.
+const (
+	CauseRevoked = "revoke" // by the operator, or because of a stolen refresh token
+	CauseUnused  = "unused" // its EDR was never used
+)
+
+// ReportPromise says whether the control plane will be told of an ending.
+type ReportPromise string
+
+// The promises. The empty one: nobody was to be told.
+const (
+	ReportPromised ReportPromise = "promised"
+
+	// ReportImpossible: a control plane of Data Plane Signaling does not take the news of a suspended flow (observed on
+	// EDC 0.18: 409, the transfer stays suspended).
+	ReportImpossible ReportPromise = "suspended"
+)
+
+// How reports are kept.
+const (
+	// ReportWithin is how long after the ending its report is tried: a weekend.
+	ReportWithin = 72 * time.Hour
+
+	// reportAfter lets whoever asked for the ending be answered before the control plane calls in turn.
+	reportAfter = time.Second
+
+	// maxOwed bounds the reports held in memory. Further ones are found by the count of flows.
+	maxOwed = 10_000
+)
+
+// Report is what the gateway owes a control plane: the news that it ended a flow by itself. It is part of the flow's
+// record, written with the ending, so that no crash can come between the two.
+type Report struct {
+	Flow         string
+	Dialect      Dialect
+	ControlPlane string // present name
+	Callback     string // as the start message had it; not checked
+	Event        ReportEvent
+	Cause        string
+	Since        time.Time // when the flow ended
+	Attempt      int       // 1 for the first
+}
+
+// report is the part of a Report that is stored with its flow.
+type report struct {
+	Event   ReportEvent `json:"event"`
+	Cause   string      `json:"cause"`
+	Since   time.Time   `json:"since"`
+	Due     time.Time   `json:"due"` // when it may be tried again; in the future while somebody tries
+	Attempt int         `json:"attempt,omitempty"`
+}
+
+// OwedReport names a report and who is to get it.
+type OwedReport struct {
+	Flow         string
+	ControlPlane string // present name
+}
+
+// Settlement is what became of an attempt to deliver a report.
+type Settlement struct {
+	Done  bool          // nothing is owed any more: delivered, refused for good, or given up
+	Again time.Duration // if not done: when it may be tried again
+}
+
+// promise notes in a flow that its ending is to be reported. before is the state that it ended in.
+func (f *Flow) promise(op operation, before State, now time.Time) ReportPromise {
+	if !op.reports {
+		return ""
+	}
+	r := &report{Event: ReportFailed, Cause: op.cause, Since: now, Due: now.Add(reportAfter)}
+	if f.Dialect == DPS {
+		if before == Suspended {
+			return ReportImpossible
+		}
+		// EDC 0.18 only logs "errored" and leaves the transfer started; "completed" ends both sides.
+		r.Event = ReportCompleted
+	}
+	f.Report = r
+	return ReportPromised
+}
+
+// forgotten is when the tombstone of an ended flow may go. A report outlives a short tombstone_ttl.
+func (s *Service) forgotten(f *Flow) time.Time {
+	until := s.buriedUntil(f, f.Changed)
+	reported := f.Changed.Add(ReportWithin + time.Hour)
+	if f.Report != nil && reported.After(until) {
+		return reported
+	}
+	return until
+}
+
+// owed are the reports that this process knows to be due, by flow. The store is the truth: it is read anew at every
+// count of flows.
+type owed struct {
+	mu    sync.Mutex
+	flows map[string]owedFlow
+}
+
+type owedFlow struct {
+	controlPlane string
+	due          time.Time
+}
+
+func (o *owed) put(flow, controlPlane string, due time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	_, known := o.flows[flow]
+	if known || len(o.flows) < maxOwed {
+		o.flows[flow] = owedFlow{controlPlane, due}
+	}
+}
+
+func (o *owed) drop(flow string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.flows, flow)
+}
+
+// owe remembers what a flow's record says about its report.
+func (s *Service) owe(f *Flow) {
+	if f.Report == nil {
+		s.owed.drop(f.ID)
+		return
+	}
+	s.owed.put(f.ID, s.owner(f), f.Report.Due)
+}
+
+// DueReports returns the reports that may be tried now, in no order, and how many are owed in all as far as this process
+// knows.
+func (s *Service) DueReports() ([]OwedReport, int) {
+	now := s.c.Now()
+	s.owed.mu.Lock()
+	defer s.owed.mu.Unlock()
+	var due []OwedReport
+	for flow, o := range s.owed.flows {
+		if !o.due.After(now) {
+			due = append(due, OwedReport{Flow: flow, ControlPlane: o.controlPlane})
+		}
+	}
+	return due, len(s.owed.flows)
+}
+
+// ClaimReport takes a report to deliver it: for the time of lease no other gateway over the same store does. nil without
+// an error: there is nothing to deliver now. An error means that nobody can tell.
+func (s *Service) ClaimReport(ctx context.Context, flow string, lease time.Duration) (*Report, error) {
+	now := s.c.Now().UTC()
+	claimed := false
+	f, err := s.editReport(ctx, flow, func(f *Flow) bool {
+		claimed = f.Report != nil && !f.Report.Due.After(now)
+		if claimed {
+			f.Report.Attempt++
+			f.Report.Due = now.Add(lease)
+		}
+		return claimed
+	})
+	if err != nil || f == nil || !claimed {
+		return nil, err
+	}
+	return &Report{
+		Flow: f.ID, Dialect: f.Dialect, ControlPlane: s.owner(f), Callback: f.Callback,
+		Event: f.Report.Event, Cause: f.Report.Cause, Since: f.Report.Since, Attempt: f.Report.Attempt,
+	}, nil
+}
+
+// SettleReport records what became of a claimed report. A settlement that comes after the lease, when another gateway has
+// claimed it, changes nothing.
+func (s *Service) SettleReport(ctx context.Context, r *Report, settled Settlement) error {
+	now := s.c.Now().UTC()
+	_, err := s.editReport(ctx, r.Flow, func(f *Flow) bool {
+		if f.Report == nil || f.Report.Attempt != r.Attempt {
+			return false
+		}
+		if settled.Done {
+			f.Report = nil
+			return true
+		}
+		f.Report.Due = now.Add(settled.Again)
+		return true
+	})
+	return err
+}
+
+// editReport changes the report of a flow's record, if edit says that there is something to change, and remembers what
+// the record says then. A flow that is gone is nil.
+func (s *Service) editReport(ctx context.Context, flow string, edit func(*Flow) bool) (*Flow, error) {
+	var f *Flow
+	_, err := s.c.Store.Update(ctx, flowKind, flowKey(s.c.Participant, flow), func(old store.Record) (store.Edit, error) {
+		var err error
+		f, err = decodeFlow(old.Data)
+		if err != nil {
+			return store.Edit{}, err
+		}
+		if !edit(f) {
+			return store.Edit{}, store.ErrKeep
+		}
+		data, err := f.encode()
+		return store.Edit{Data: data, Expires: s.forgotten(f)}, err
+	})
+	if errors.Is(err, store.ErrNotFound) {
+		s.owed.drop(flow)
+		return nil, nil
+	}
+	if err != nil {
+		return nil, unavailable(err, "report of flow %s", flow)
+	}
+	s.owe(f)
+	return f, nil
+}
