@@ -70,6 +70,12 @@ type App struct {
 	// RefreshTTL is how long a refresh token may stay unused. 0, the default: as long as its flow lives.
 	RefreshTTL caddy.Duration `json:"refresh_ttl,omitempty"`
 
+	// UnacknowledgedTTL is how long after its start a flow may live whose EDR is never used. Then it is ended and reported
+	// to its control plane: control planes forget flows without a word, for example when the answer to a start is lost,
+	// and what they were given would open the data for ever. The first data request or renewal keeps the flow. 0: no
+	// limit. Default: 30d.
+	UnacknowledgedTTL *caddy.Duration `json:"unacknowledged_ttl,omitempty"`
+
 	// TombstoneTTL is how long an ended flow is remembered, so that a late message cannot revive it. Default: 30d.
 	TombstoneTTL caddy.Duration `json:"tombstone_ttl,omitempty"`
 
@@ -194,6 +200,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 		TokenTTL:                time.Duration(a.TokenTTL),
 		TokenTTLWithoutRenewal:  time.Duration(a.TokenTTLWithoutRenewal),
 		RefreshTTL:              time.Duration(a.RefreshTTL),
+		UnacknowledgedTTL:       time.Duration(*a.UnacknowledgedTTL),
 		TombstoneTTL:            time.Duration(a.TombstoneTTL),
 		ClockSkew:               time.Duration(a.ClockSkew),
 		RevokeOnReuse:           a.ReusePolicy == reuseRevoke,

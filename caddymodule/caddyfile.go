@@ -48,6 +48,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		token_ttl                 <duration>
 //		token_ttl_without_renewal <duration>
 //		refresh_ttl               <duration>
+//		unacknowledged_ttl        <duration>
 //		tombstone_ttl             <duration>
 //		clock_skew                <duration>
 //		did_map                   <counterparty> <did>
@@ -110,6 +111,7 @@ func (a *App) options() map[string]func(*caddyfile.Dispenser) error {
 		"token_ttl":                 positive(&a.TokenTTL),
 		"token_ttl_without_renewal": positive(&a.TokenTTLWithoutRenewal),
 		"refresh_ttl":               duration(&a.RefreshTTL),
+		"unacknowledged_ttl":        a.parseUnacknowledgedTTL,
 		"tombstone_ttl":             positive(&a.TombstoneTTL),
 		"clock_skew":                positive(&a.ClockSkew),
 		"refresh_key":               appendText(&a.RefreshKeys),
@@ -152,6 +154,20 @@ func (a *App) parsePublicURL(d *caddyfile.Dispenser) error {
 		a.InsecurePublicURL = true
 	}
 	return setOnce(d, "public_url", &a.PublicURL, args[0])
+}
+
+// parseUnacknowledgedTTL keeps 0, which switches the limit off, from being taken for what is not set.
+func (a *App) parseUnacknowledgedTTL(d *caddyfile.Dispenser) error {
+	var value caddy.Duration
+	err := duration(&value)(d)
+	if err != nil {
+		return err
+	}
+	if a.UnacknowledgedTTL != nil && *a.UnacknowledgedTTL != value {
+		return d.Err("unacknowledged_ttl is already set to another value")
+	}
+	a.UnacknowledgedTTL = &value
+	return nil
 }
 
 func (a *App) parseDIDMap(d *caddyfile.Dispenser) error {

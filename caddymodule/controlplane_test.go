@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"context"
+	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -58,6 +59,33 @@ func TestCallbackSettings(t *testing.T) {
 		err := caddy.Load(g.config(app, g.servers()), true)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: %v", bad, err)
+		}
+	}
+}
+
+func TestUnacknowledgedTTLCaddyfile(t *testing.T) {
+	for input, want := range map[string]string{
+		"": "null", "unacknowledged_ttl 7d": "604800000000000", "unacknowledged_ttl 0": "0",
+		"unacknowledged_ttl 0\nunacknowledged_ttl 0": "0",
+	} {
+		app := new(App)
+		err := app.UnmarshalCaddyfile(caddyfile.NewTestDispenser("edrgate {\n" + input + "\n}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := json.Marshal(app.UnacknowledgedTTL)
+		if err != nil || string(got) != want {
+			t.Errorf("%q: %s %v", input, got, err)
+		}
+		app.setDefaults()
+		if input == "" && time.Duration(*app.UnacknowledgedTTL) != 30*24*time.Hour {
+			t.Errorf("default %d", *app.UnacknowledgedTTL)
+		}
+	}
+	for _, bad := range []string{"unacknowledged_ttl", "unacknowledged_ttl month", "unacknowledged_ttl 0\nunacknowledged_ttl 7d"} {
+		err := new(App).UnmarshalCaddyfile(caddyfile.NewTestDispenser("edrgate {\n" + bad + "\n}"))
+		if err == nil {
+			t.Errorf("%q is taken", bad)
 		}
 	}
 }

@@ -202,7 +202,7 @@ func newObserver(c *collectors) *observer {
 		callbacks:   countersOf(c.callbacks, callbackResults()...),
 		didFetches:  countersOf(c.didFetches, did.FetchResults()...),
 		events: countersOf(c.events, tokens.EventRollForward, tokens.EventReuse, tokens.EventReplay, tokens.EventConflict,
-			tokens.EventForeign, tokens.EventOrphan, tokens.EventUnknownEnding, tokens.EventClockJump, tokens.EventPinned, tokens.EventUntold),
+			tokens.EventForeign, tokens.EventOrphan, tokens.EventUnknownEnding, tokens.EventClockJump, tokens.EventPinned, tokens.EventUnused, tokens.EventUntold),
 		stages: map[stageKey]prometheus.Observer{},
 		spaces: map[badger.Space]prometheus.Gauge{},
 	}

@@ -25,6 +25,9 @@ const (
 	formatRFC6749     = "rfc6749"
 )
 
+// minUnacknowledgedTTL keeps a mistyped unit from ending flows before anybody could use them.
+const minUnacknowledgedTTL = time.Hour
+
 // A skew this large would let a proof live on for longer than it may live at all.
 const maxClockSkew = 10 * time.Minute
 
@@ -45,6 +48,10 @@ func (a *App) setDefaults() {
 	a.TokenTTL = orDefault(a.TokenTTL, caddy.Duration(tokens.DefaultTokenTTL))
 	a.TokenTTLWithoutRenewal = orDefault(a.TokenTTLWithoutRenewal, caddy.Duration(tokens.DefaultTokenTTLWithoutRenewal))
 	a.TombstoneTTL = orDefault(a.TombstoneTTL, caddy.Duration(tokens.DefaultTombstoneTTL))
+	if a.UnacknowledgedTTL == nil {
+		standard := caddy.Duration(tokens.DefaultUnacknowledgedTTL)
+		a.UnacknowledgedTTL = &standard
+	}
 	a.ClockSkew = orDefault(a.ClockSkew, caddy.Duration(tokens.DefaultClockSkew))
 	if len(a.ControlPlanes) == 0 {
 		a.ControlPlanes = []ControlPlane{{Name: signaling.DefaultControlPlane}}
@@ -111,6 +118,7 @@ func (a *App) checkLifetimes() error {
 		{"token_ttl_without_renewal", a.TokenTTLWithoutRenewal, time.Second},
 		{"tombstone_ttl", a.TombstoneTTL, time.Second},
 		{"refresh_ttl", a.RefreshTTL, 0},
+		{"unacknowledged_ttl", *a.UnacknowledgedTTL, 0},
 		{"clock_skew", a.ClockSkew, 0},
 	} {
 		if time.Duration(ttl.value) < ttl.least {
@@ -123,6 +131,9 @@ func (a *App) checkLifetimes() error {
 	if a.RefreshTTL != 0 && a.RefreshTTL < a.TokenTTL {
 		return fmt.Errorf("refresh_ttl %s is shorter than token_ttl %s: no consumer could renew in time",
 			time.Duration(a.RefreshTTL), time.Duration(a.TokenTTL))
+	}
+	if unused := time.Duration(*a.UnacknowledgedTTL); unused != 0 && unused < minUnacknowledgedTTL {
+		return fmt.Errorf("unacknowledged_ttl must be 0 or at least %s, not %s: consumers use an EDR when they need the data", minUnacknowledgedTTL, unused)
 	}
 	return nil
 }

@@ -38,6 +38,8 @@ func TestSettings(t *testing.T) {
 		"refresh path with slash":  {object{"refresh_path": "/token/"}, "refresh_path"},
 		"ttl below a second":       {object{"token_ttl": "10ms"}, "token_ttl must be at least 1s"},
 		"negative ttl":             {object{"refresh_ttl": "-1s"}, "refresh_ttl must be at least 0s"},
+		"unacknowledged ttl":       {object{"unacknowledged_ttl": "30m"}, "must be 0 or at least 1h"},
+		"negative unacknowledged":  {object{"unacknowledged_ttl": "-30d"}, "unacknowledged_ttl must be at least 0s"},
 		"refresh ttl too short":    {object{"refresh_ttl": "1m"}, "shorter than token_ttl"},
 		"skew":                     {object{"clock_skew": "1h"}, "clock_skew must be at most 10m0s"},
 		"did map":                  {object{"did_map": object{"BPNL1": "x"}}, `did_map BPNL1: "x" is not a DID`},

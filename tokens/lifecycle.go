@@ -19,6 +19,7 @@ const (
 	EventUnknownEnding = "unknown_ending" // an ending of a flow that was never started here
 	EventClockJump     = "clock_jump"     // the machine's clock was set
 	EventPinned        = "pinned"         // an ending that the store did not take, effective in memory only
+	EventUnused        = "unused"         // a flow ended since its EDR was never used
 	EventUntold        = "untold"         // a flow ended by the gateway whose control plane cannot be told
 )
 
@@ -178,6 +179,9 @@ func (s *Service) endingOf(p *pin, f *Flow) Outcome {
 			return OutOfState
 		}
 		return Already
+	}
+	if p.op == opUnused && !s.unused(f) {
+		return Already // used meanwhile
 	}
 	if p.op.state != Suspended {
 		return Applied

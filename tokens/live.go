@@ -192,6 +192,15 @@ func (l *Live) waiting() map[string]*pin {
 	return all
 }
 
+// marked reports whether the first use of a flow is recorded, or on its way to be.
+func (l *Live) marked(key string) bool {
+	s := l.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.flows[key].Value()
+	return f != nil && f.marked.Load()
+}
+
 // stateBits hold a state beside the version in one word.
 const stateBits = 4
 

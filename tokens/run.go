@@ -140,10 +140,18 @@ func (s *Service) sweep(ctx context.Context) {
 // expiringWithin is how long before the end of a token that cannot be renewed an operator should know of it.
 const expiringWithin = 30 * 24 * time.Hour
 
-// count reports how many flows there are, and says so if some belong to nobody who could end them.
+// count reports how many flows there are, and says so if some belong to nobody who could end them. On the way it ends those
+// that were never used, and finds the reports that are owed.
 func (s *Service) count(ctx context.Context) {
 	c := FlowCount{ByState: map[State]int{Started: 0, Suspended: 0, Completed: 0, Terminated: 0}}
-	err := s.each(ctx, countPause, func(f *Flow) { s.add(&c, f) })
+	ended := 0
+	err := s.each(ctx, countPause, func(f *Flow) {
+		if s.unused(f) && ended < maxUnusedEndings {
+			ended++
+			f = s.endUnused(ctx, f)
+		}
+		s.add(&c, f)
+	})
 	if err != nil {
 		if ctx.Err() == nil && !errors.Is(err, store.ErrClosed) {
 			s.c.Logger.Warn("counting flows failed", "error", err)

@@ -83,6 +83,7 @@ type Config struct {
 	TokenTTLWithoutRenewal time.Duration // life of the others; default 365 d
 	RefreshTTL             time.Duration // how long a refresh token may stay unused; 0: the flow's life
 	TombstoneTTL           time.Duration // how long an ended flow is remembered; default 30 d
+	UnacknowledgedTTL      time.Duration // how long a flow may live whose EDR is never used; 0: for ever
 	ClockSkew              time.Duration // tolerance for other parties' clocks; default 60 s
 	ProofLifetime          time.Duration // longest life of a proof; default 600 s
 
@@ -111,6 +112,7 @@ const (
 	DefaultTokenTTL               = 5 * time.Minute
 	DefaultTokenTTLWithoutRenewal = 365 * 24 * time.Hour
 	DefaultTombstoneTTL           = 30 * 24 * time.Hour
+	DefaultUnacknowledgedTTL      = 30 * 24 * time.Hour // what to set; the zero value of a Config is off
 	DefaultClockSkew              = 60 * time.Second
 	DefaultProofLifetime          = 600 * time.Second
 	DefaultCacheEntries           = 1 << 16
@@ -177,8 +179,8 @@ func (c *Config) complete() error {
 			return fmt.Errorf("%s must be at least a second", name)
 		}
 	}
-	if c.RefreshTTL < 0 {
-		return errors.New("refresh ttl must not be negative")
+	if c.RefreshTTL < 0 || c.UnacknowledgedTTL < 0 {
+		return errors.New("refresh ttl and unacknowledged ttl must not be negative")
 	}
 	if c.Observer == nil {
 		c.Observer = unobserved{}

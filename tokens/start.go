@@ -26,6 +26,7 @@ var (
 	opTerminate = operation{name: "terminate", state: Terminated}
 	opComplete  = operation{name: "completed", state: Completed}
 	opRevoke    = operation{name: "revoke", state: Terminated, own: true, reports: true, cause: CauseRevoked}
+	opUnused    = operation{name: "unused", state: Terminated, own: true, reports: true, cause: CauseUnused}
 
 	opRevokeQuietly = operation{name: "revoke", state: Terminated, own: true}
 )
