@@ -21,6 +21,8 @@ var metricLabels = map[string][]string{
 	"edrgate_did_fetch_duration_seconds":    {},
 	"edrgate_did_fetches_total":             {"result"},
 	"edrgate_events_total":                  {"event"},
+	"edrgate_callbacks_total":               {"result"},
+	"edrgate_callbacks_owed":                {},
 	"edrgate_flows":                         {"state"},
 	"edrgate_flows_expiring":                {},
 	"edrgate_flows_orphaned":                {},
