@@ -123,6 +123,7 @@ type App struct {
 	observer *observer
 	client   *controlplane.Client
 	calls    map[string]*url.URL // where control planes are called back, by name
+	register *controlplane.Registrar
 	sites    sites
 
 	service atomic.Pointer[tokens.Service]
@@ -183,6 +184,10 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
+	err = a.provisionRegistrar(replacer)
+	if err != nil {
+		return err
+	}
 	a.opener, err = a.loadStore(ctx)
 	if err != nil {
 		return err
@@ -218,6 +223,7 @@ func (a *App) Start() error {
 	if err != nil {
 		return err
 	}
+	a.startRegistrar()
 	a.logger.Info("gateway is ready", "did", a.DID, "participant", a.Participant, "public_url", a.address.public)
 	return nil
 }

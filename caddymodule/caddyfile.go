@@ -58,6 +58,15 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		control_plane <name> {
 //			formerly <name...>
 //			callback <url>
+//			register classic|dps <url> {
+//				signaling_url  <url>
+//				id             <id>
+//				transfer_types <type...>
+//				source_types   <type...>
+//				profiles       <profile...>
+//				labels         <label...>
+//				api_key        <key>
+//			}
 //		}
 //		route <name> {
 //			dataset    <id...>

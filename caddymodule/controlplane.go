@@ -27,6 +27,9 @@ type ControlPlane struct {
 	// host and port; any other is ignored, so that whoever may start flows does not choose whom the gateway calls. Default:
 	// none; then it is told nothing, and the log says so.
 	Callback string `json:"callback,omitempty"`
+
+	// Register are the registrations that the gateway keeps at it. Default: none; somebody else registers the gateway.
+	Register []Register `json:"register,omitempty"`
 }
 
 func (a *App) checkControlPlanes() error {
@@ -110,9 +113,11 @@ func (a *App) parseControlPlane(d *caddyfile.Dispenser) error {
 		var err error
 		switch d.Val() {
 		case "formerly":
-			err = plane.parseFormerly(d)
+			err = texts(&plane.Formerly)(d)
 		case "callback":
 			err = text(&plane.Callback)(d)
+		case "register":
+			err = plane.parseRegister(d)
 		default:
 			return d.Errf("unrecognized option %q of control_plane", d.Val())
 		}
@@ -122,13 +127,4 @@ func (a *App) parseControlPlane(d *caddyfile.Dispenser) error {
 	}
 	a.ControlPlanes = append(a.ControlPlanes, plane)
 	return nil
-}
-
-func (p *ControlPlane) parseFormerly(d *caddyfile.Dispenser) error {
-	names := d.RemainingArgs()
-	if len(names) == 0 {
-		return d.ArgErr()
-	}
-	p.Formerly = append(p.Formerly, names...)
-	return endOfLine(d)
 }

@@ -52,6 +52,8 @@ type collectors struct {
 	space        *prometheus.GaugeVec
 	callbacks    *prometheus.CounterVec
 	owed         prometheus.Gauge
+	looks        *prometheus.CounterVec
+	missing      prometheus.Gauge
 	didFetches   *prometheus.CounterVec
 	didFetchTime prometheus.Histogram
 	build        *prometheus.GaugeVec
@@ -99,6 +101,10 @@ func newCollectors() *collectors {
 			Namespace: metricsNamespace, Name: "callbacks_owed",
 			Help: "Endings that a control plane has still to be told. Over replicas take the maximum.",
 		}),
+		looks: counter("registrations_total", "Looks at the gateway's registrations at control planes.", "result"),
+		missing: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: metricsNamespace, Name: "registrations_missing", Help: "Registrations at control planes that are not known to stand.",
+		}),
 		didFetches:   counter("did_fetches_total", "Fetches of DID documents by result.", "result"),
 		didFetchTime: histogram("did_fetch_duration_seconds", "How long fetches of DID documents took.", stageBuckets),
 		build:        gauge("build_info", "Always 1. The labels say what runs.", "version", "go_version"),
@@ -108,7 +114,7 @@ func newCollectors() *collectors {
 func (c *collectors) all() []prometheus.Collector {
 	return []prometheus.Collector{
 		c.issued, c.renewals, c.requests, c.backends, c.signaling, c.signalTime, c.events, c.stages, c.flows, c.orphaned, c.expiring, c.commits,
-		c.commitSize, c.commitTime, c.storeErrors, c.space, c.callbacks, c.owed, c.didFetches, c.didFetchTime, c.build,
+		c.commitSize, c.commitTime, c.storeErrors, c.space, c.callbacks, c.owed, c.looks, c.missing, c.didFetches, c.didFetchTime, c.build,
 	}
 }
 
@@ -169,6 +175,7 @@ type observer struct {
 	events      counters[string]
 	storeErrors counters[string]
 	callbacks   counters[string]
+	looks       counters[string]
 	didFetches  counters[string]
 	stages      map[stageKey]prometheus.Observer
 	otherStage  prometheus.Observer
@@ -199,7 +206,8 @@ func newObserver(c *collectors) *observer {
 		collectors:  c,
 		backends:    countersOf(c.backends, "answered", "rejected", "unreachable", "denied", "misconfigured"),
 		storeErrors: countersOf(c.storeErrors, "commit", "read", "space", "reserve"),
-		callbacks:   countersOf(c.callbacks, callbackResults()...),
+		callbacks:   countersOf(c.callbacks, names(controlplane.Results())...),
+		looks:       countersOf(c.looks, names(controlplane.RegistrationResults())...),
 		didFetches:  countersOf(c.didFetches, did.FetchResults()...),
 		events: countersOf(c.events, tokens.EventRollForward, tokens.EventReuse, tokens.EventReplay, tokens.EventConflict,
 			tokens.EventForeign, tokens.EventOrphan, tokens.EventUnknownEnding, tokens.EventClockJump, tokens.EventPinned, tokens.EventUnused, tokens.EventUntold),
@@ -315,12 +323,13 @@ func (o *observer) Signaled(dialect tokens.Dialect, operation, outcome string, t
 	o.collectors.signalTime.WithLabelValues(operation).Observe(took.Seconds())
 }
 
-func callbackResults() []string {
-	var results []string
-	for _, result := range controlplane.Results() {
-		results = append(results, string(result))
+// names are the values of a closed set as labels.
+func names[T ~string](set []T) []string {
+	labels := make([]string, 0, len(set))
+	for _, value := range set {
+		labels = append(labels, string(value))
 	}
-	return results
+	return labels
 }
 
 // CalledBack implements controlplane.Observer.
@@ -328,6 +337,12 @@ func (o *observer) CalledBack(result controlplane.Result) { o.callbacks.inc(stri
 
 // Owed implements controlplane.Observer.
 func (o *observer) Owed(n int) { o.collectors.owed.Set(float64(n)) }
+
+// Looked implements controlplane.RegistrationObserver.
+func (o *observer) Looked(result controlplane.RegistrationResult) { o.looks.inc(string(result)) }
+
+// Unregistered implements controlplane.RegistrationObserver.
+func (o *observer) Unregistered(n int) { o.collectors.missing.Set(float64(n)) }
 
 // Committed implements StoreObserver.
 func (o *observer) Committed(writes int, took time.Duration) {
@@ -377,10 +392,11 @@ const modulePath = "github.com/edrgate/edrgate"
 
 // Interface guards
 var (
-	_ tokens.Observer       = (*observer)(nil)
-	_ signaling.Observer    = (*observer)(nil)
-	_ controlplane.Observer = (*observer)(nil)
-	_ StoreObserver         = (*observer)(nil)
-	_ did.Observer          = (*observer)(nil)
-	_ dataObserver          = (*observer)(nil)
+	_ tokens.Observer                   = (*observer)(nil)
+	_ signaling.Observer                = (*observer)(nil)
+	_ controlplane.Observer             = (*observer)(nil)
+	_ controlplane.RegistrationObserver = (*observer)(nil)
+	_ StoreObserver                     = (*observer)(nil)
+	_ did.Observer                      = (*observer)(nil)
+	_ dataObserver                      = (*observer)(nil)
 )

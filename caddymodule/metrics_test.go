@@ -70,6 +70,9 @@ func TestObserver(t *testing.T) {
 	o.CalledBack(controlplane.GivenUp)
 	o.CalledBack("http://cp:9191")
 	o.Owed(3)
+	o.Looked(controlplane.RegistrationMade)
+	o.Looked("http://cp:9191")
+	o.Unregistered(2)
 
 	for _, want := range []struct {
 		metric, labels string
@@ -84,6 +87,9 @@ func TestObserver(t *testing.T) {
 		{"edrgate_callbacks_total", "given_up", 1},
 		{"edrgate_callbacks_total", "other", 1},
 		{"edrgate_callbacks_owed", "", 3},
+		{"edrgate_registrations_total", "registered", 1},
+		{"edrgate_registrations_total", "other", 1},
+		{"edrgate_registrations_missing", "", 2},
 		{"edrgate_data_requests_total", "edr_proxy token_expired refused", 1},
 		{"edrgate_data_requests_total", "edr_auth unavailable unavailable", 1},
 		{"edrgate_data_requests_total", "edr_auth refresh_request misrouted", 1},

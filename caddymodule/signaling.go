@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -103,6 +104,7 @@ func (h *Signaling) Provision(ctx caddy.Context) error {
 		DID:         h.app.DID,
 		Dialects:    h.dialects,
 		CheckSource: h.app.sites.checkSource,
+		Checked:     func(c tokens.Caller) { h.app.register.Checked(string(c), time.Now()) },
 		Observer:    h.app.observer,
 		Logger:      h.logger,
 	})

@@ -42,6 +42,10 @@ func (s *sites) check(a *App) error {
 	if err != nil {
 		return err
 	}
+	err = s.checkRegistrations(a)
+	if err != nil {
+		return err
+	}
 	s.serving, err = signaling.NewServing(a.routes.routes, s.served(), len(s.proxies) > 0)
 	return err
 }

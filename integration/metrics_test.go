@@ -23,6 +23,8 @@ var metricLabels = map[string][]string{
 	"edrgate_events_total":                  {"event"},
 	"edrgate_callbacks_total":               {"result"},
 	"edrgate_callbacks_owed":                {},
+	"edrgate_registrations_missing":         {},
+	"edrgate_registrations_total":           {"result"},
 	"edrgate_flows":                         {"state"},
 	"edrgate_flows_expiring":                {},
 	"edrgate_flows_orphaned":                {},

@@ -55,6 +55,10 @@ type Config struct {
 	// whether secrets it names exist and may go there. It must not fetch anything. Default: none may.
 	CheckSource func(*tokens.Source) error
 
+	// Checked is told who asked whether the data plane is there, which EDC does regularly up to 0.15. It must not block.
+	// Default: nobody is told.
+	Checked func(tokens.Caller)
+
 	StartsAtOnce int           // starts worked on at once for each control plane; default 16
 	StartWait    time.Duration // how long further ones wait for their turn; default 20 s
 
@@ -70,6 +74,7 @@ type Handler struct {
 	codecs      map[tokens.Dialect]codec
 	access      Access
 	participant string
+	checked     func(tokens.Caller)
 	observer    Observer
 	logger      *slog.Logger
 	now         func() time.Time
@@ -117,6 +122,9 @@ func New(c Config) (*Handler, error) {
 	if c.StartWait == 0 {
 		c.StartWait = 20 * time.Second
 	}
+	if c.Checked == nil {
+		c.Checked = func(tokens.Caller) {}
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -136,6 +144,7 @@ func New(c Config) (*Handler, error) {
 		codecs:      codecs,
 		access:      c.Access,
 		participant: c.Participant,
+		checked:     c.Checked,
 		observer:    c.Observer,
 		logger:      c.Logger,
 		now:         c.Now,
@@ -252,6 +261,7 @@ func (h *Handler) carryOut(ctx context.Context, x *exchange, body []byte) (*resu
 	c := h.codecs[x.dialect]
 	switch x.operation {
 	case opCheck:
+		h.checked(x.caller)
 		return &result{outcome: string(tokens.Applied)}, nil
 	case opConsumer:
 		return nil, errConsumer

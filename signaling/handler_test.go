@@ -357,3 +357,21 @@ func (c contextFlows) Terminate(ctx context.Context, _ tokens.Caller, _ tokens.M
 	c.ended <- ctx.Err()
 	return tokens.Ending{Outcome: tokens.Applied}, nil
 }
+
+// Who asks whether we are there may be watched: a control plane that stops asking may have forgotten us.
+func TestChecksAreTold(t *testing.T) {
+	var told []tokens.Caller
+	h, err := New(Config{
+		Flows: newFakeFlows(), Access: anybody(t), Serving: everything(t), DID: ourDID,
+		Checked: func(c tokens.Caller) { told = append(told, c) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/v1/dataflows/check", "/dataflows/flow-1/status"} {
+		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, path, nil))
+	}
+	if len(told) != 1 || told[0] == "" {
+		t.Errorf("%q", told)
+	}
+}

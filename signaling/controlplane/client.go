@@ -1,4 +1,5 @@
-// Package controlplane is what the gateway says to control planes of its own accord: that it ended a flow by itself.
+// Package controlplane is what the gateway says to control planes of its own accord: that it is there, and that it ended
+// a flow by itself.
 //
 // Which control planes there are, and where, the operator says. An address in a message is used only where it is on a
 // server that the operator named: whoever may start flows must not choose whom the gateway talks to.

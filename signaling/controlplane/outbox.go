@@ -168,7 +168,7 @@ func (o *Outbox) deliver(ctx context.Context, flow string) {
 	o.report(r, result, status, err)
 	settled := tokens.Settlement{Done: result != Retried}
 	if !settled.Done {
-		settled.Again = wait(r.Attempt, o.c.Jitter())
+		settled.Again = waitAfter(r.Attempt, o.c.Jitter())
 	}
 	err = o.c.Reports.SettleReport(ctx, r, settled)
 	if err != nil {
@@ -219,8 +219,8 @@ func resultOf(a answer, attempt int) Result {
 	return Retried
 }
 
-// wait doubles with every attempt. Half of it is left to chance, so that the reports of an outage do not come all at once.
-func wait(attempt int, chance float64) time.Duration {
+// waitAfter doubles with every attempt. Half of it is left to chance, so that the reports of an outage do not come all at once.
+func waitAfter(attempt int, chance float64) time.Duration {
 	d := longestWait
 	if doublings := attempt - 1; doublings < 10 {
 		d = min(d, firstWait<<doublings)

@@ -261,9 +261,9 @@ func TestReportWaitsForTheStore(t *testing.T) {
 	}
 }
 
-func TestWait(t *testing.T) {
+func TestWaitAfter(t *testing.T) {
 	for attempt, want := range map[int]time.Duration{1: time.Second, 2: 2 * time.Second, 9: 256 * time.Second, 10: longestWait, 11: longestWait, 5000: longestWait} {
-		least, most := wait(attempt, 0), wait(attempt, 0.999999)
+		least, most := waitAfter(attempt, 0), waitAfter(attempt, 0.999999)
 		if least != want/2 || most <= least || most > want {
 			t.Errorf("attempt %d: %s to %s", attempt, least, most)
 		}
