@@ -219,6 +219,34 @@ func TestReportSurvivesARestart(t *testing.T) {
 	}
 }
 
+// A control plane of Data Plane Signaling RC3 names no address in its messages: it registers one.
+func TestRegisteredControlPlaneIsTold(t *testing.T) {
+	g := newLiveGateway(t)
+	plane := newCalls(t, http.StatusOK)
+	app := g.app()
+	app["control_planes"] = []object{{"name": "default", "callback": plane.URL}}
+	g.load(app, g.servers())
+	register := func(endpoint string) answered {
+		body := `{"controlplaneId":"cp-1","endpoint":"` + endpoint + `"}`
+		return g.send("signaling", g.request(http.MethodPut, "http://localhost/controlplanes", strings.NewReader(body), "Content-Type", "application/json"))
+	}
+	if answer := register("http://attacker.example/signaling"); answer.status != http.StatusBadRequest || strings.Contains(answer.body, "127.0.0.1") {
+		t.Errorf("%d %s", answer.status, answer.body)
+	}
+	if answer := register(plane.URL + "/tenant-1/signaling"); answer.status != http.StatusOK {
+		t.Fatalf("%d %s", answer.status, answer.body)
+	}
+	g.start("flow-1", newConsumer(t))
+	if answer := g.admin("POST", "/edrgate/flows/flow-1/revoke", ""); answer.status != http.StatusOK {
+		t.Fatalf("%d %s", answer.status, answer.body)
+	}
+	eventually(t, "the report", func() bool { return plane.about("/tenant-1/signaling/transfers/flow-1/dataflow/completed") == 1 })
+	gone := g.send("signaling", g.request(http.MethodDelete, "http://localhost/controlplanes/cp-1", nil))
+	if gone.status != http.StatusNoContent {
+		t.Errorf("%d %s", gone.status, gone.body)
+	}
+}
+
 func TestRevocationWithoutCallback(t *testing.T) {
 	g := newLiveGateway(t)
 	g.load(g.app(), g.servers())

@@ -16,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/edrgate/edrgate/signaling"
+	"github.com/edrgate/edrgate/signaling/controlplane"
 	"github.com/edrgate/edrgate/tokens"
 )
 
@@ -29,8 +30,8 @@ func init() {
 }
 
 // Signaling takes the messages by which a control plane starts, suspends, resumes and ends data flows: Data Plane
-// Signaling on /dataflows and EDC's classic signaling on /v1/dataflows, each also below /<participant>. Other paths go
-// on to the next handler.
+// Signaling on /dataflows and /controlplanes and EDC's classic signaling on /v1/dataflows, each also below
+// /<participant>. Other paths go on to the next handler.
 //
 // Whoever may signal makes tokens. Put it on a listener of its own that only the control plane reaches, and say who may
 // use it. Without auth it answers nobody but this machine.
@@ -104,9 +105,13 @@ func (h *Signaling) Provision(ctx caddy.Context) error {
 		DID:         h.app.DID,
 		Dialects:    h.dialects,
 		CheckSource: h.app.sites.checkSource,
-		Checked:     func(c tokens.Caller) { h.app.register.Checked(string(c), time.Now()) },
-		Observer:    h.app.observer,
-		Logger:      h.logger,
+		Planes:      flowsOf{h.app},
+		CheckCallback: func(c tokens.Caller, endpoint string) error {
+			return controlplane.CheckCallback(h.app.calls[string(c)], endpoint)
+		},
+		Checked:  func(c tokens.Caller) { h.app.register.Checked(string(c), time.Now()) },
+		Observer: h.app.observer,
+		Logger:   h.logger,
 	})
 	if err != nil {
 		return err
@@ -325,6 +330,22 @@ func (f flowsOf) Status(ctx context.Context, caller tokens.Caller, processID str
 		return nil, err
 	}
 	return service.Status(ctx, caller, processID)
+}
+
+func (f flowsOf) PutControlPlane(ctx context.Context, caller tokens.Caller, p tokens.ControlPlane) error {
+	service, err := f.app.Service()
+	if err != nil {
+		return err
+	}
+	return service.PutControlPlane(ctx, caller, p)
+}
+
+func (f flowsOf) DeleteControlPlane(ctx context.Context, caller tokens.Caller, id string) (bool, error) {
+	service, err := f.app.Service()
+	if err != nil {
+		return false, err
+	}
+	return service.DeleteControlPlane(ctx, caller, id)
 }
 
 // UnmarshalCaddyfile sets up the handler. Syntax:

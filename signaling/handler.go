@@ -59,6 +59,12 @@ type Config struct {
 	// Default: nobody is told.
 	Checked func(tokens.Caller)
 
+	// Planes keeps what control planes say of themselves. Default: none, and /controlplanes is not served.
+	Planes Planes
+
+	// CheckCallback decides whether a control plane may be called back at an endpoint that it registers. Default: nowhere.
+	CheckCallback func(caller tokens.Caller, endpoint string) error
+
 	StartsAtOnce int           // starts worked on at once for each control plane; default 16
 	StartWait    time.Duration // how long further ones wait for their turn; default 20 s
 
@@ -70,15 +76,17 @@ type Config struct {
 
 // Handler answers signaling messages. It is safe for concurrent use.
 type Handler struct {
-	machine     machine
-	codecs      map[tokens.Dialect]codec
-	access      Access
-	participant string
-	checked     func(tokens.Caller)
-	observer    Observer
-	logger      *slog.Logger
-	now         func() time.Time
-	newID       func() string
+	machine       machine
+	codecs        map[tokens.Dialect]codec
+	access        Access
+	participant   string
+	checked       func(tokens.Caller)
+	planes        Planes
+	checkCallback func(caller tokens.Caller, endpoint string) error
+	observer      Observer
+	logger        *slog.Logger
+	now           func() time.Time
+	newID         func() string
 }
 
 // Limits of a message. EDC gives up reading an answer after 30 s; then the same message comes again.
@@ -122,6 +130,9 @@ func New(c Config) (*Handler, error) {
 	if c.StartWait == 0 {
 		c.StartWait = 20 * time.Second
 	}
+	if c.CheckCallback == nil {
+		c.CheckCallback = func(tokens.Caller, string) error { return errors.New("no control plane is called back") }
+	}
 	if c.Checked == nil {
 		c.Checked = func(tokens.Caller) {}
 	}
@@ -141,14 +152,16 @@ func New(c Config) (*Handler, error) {
 			checkSource: c.CheckSource,
 			turns:       newTurns(c.StartsAtOnce, c.StartWait),
 		},
-		codecs:      codecs,
-		access:      c.Access,
-		participant: c.Participant,
-		checked:     c.Checked,
-		observer:    c.Observer,
-		logger:      c.Logger,
-		now:         c.Now,
-		newID:       c.NewID,
+		codecs:        codecs,
+		access:        c.Access,
+		participant:   c.Participant,
+		checked:       c.Checked,
+		planes:        c.Planes,
+		checkCallback: c.CheckCallback,
+		observer:      c.Observer,
+		logger:        c.Logger,
+		now:           c.Now,
+		newID:         c.NewID,
 	}, nil
 }
 
@@ -215,6 +228,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer.status(w, x, res.flow)
 	default:
 		status = answer.done()
+		if res.noContent {
+			status = http.StatusNoContent
+		}
 		w.WriteHeader(status)
 	}
 	h.report(r.Context(), x, began, res.outcome, status, level, extra...)
@@ -230,7 +246,8 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, x *exchange, sp
 		return nil, Forbidden("the control plane has no name") // its flows would be everybody's
 	}
 	x.caller = caller
-	if !spoken || x.operation == opUnknown {
+	unserved := (x.operation == opPutPlane || x.operation == opDelPlane) && h.planes == nil
+	if !spoken || unserved || x.operation == opUnknown {
 		return nil, &refusal{status: http.StatusNotFound, outcome: outcomeNoPath, text: "no such operation here"}
 	}
 	err = checkMethod(r, x.operation)
@@ -241,7 +258,7 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, x *exchange, sp
 		return nil, invalid("the id in the path cannot be that of a data flow")
 	}
 	var body []byte
-	if !x.operation.reads() {
+	if x.operation.method() != http.MethodGet && x.operation != opDelPlane {
 		body, err = readBody(w, r, x.dialect)
 		if err != nil {
 			return nil, err
@@ -265,6 +282,10 @@ func (h *Handler) carryOut(ctx context.Context, x *exchange, body []byte) (*resu
 		return &result{outcome: string(tokens.Applied)}, nil
 	case opConsumer:
 		return nil, errConsumer
+	case opPutPlane:
+		return h.putPlane(ctx, x, body)
+	case opDelPlane:
+		return h.deletePlane(ctx, x)
 	case opStatus:
 		return h.machine.status(ctx, x.caller, x.flow)
 	case opStart:
@@ -283,16 +304,15 @@ func (h *Handler) carryOut(ctx context.Context, x *exchange, body []byte) (*resu
 }
 
 func checkMethod(r *http.Request, op operation) error {
-	if !op.reads() {
-		if r.Method == http.MethodPost {
-			return nil
-		}
-		return &refusal{status: http.StatusMethodNotAllowed, outcome: outcomeMethod, text: "want POST", allow: "POST"}
-	}
-	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+	want := op.method()
+	if r.Method == want || r.Method == http.MethodHead && want == http.MethodGet {
 		return nil
 	}
-	return &refusal{status: http.StatusMethodNotAllowed, outcome: outcomeMethod, text: "want GET", allow: "GET, HEAD"}
+	allow := want
+	if want == http.MethodGet {
+		allow = "GET, HEAD"
+	}
+	return &refusal{status: http.StatusMethodNotAllowed, outcome: outcomeMethod, text: "want " + want, allow: allow}
 }
 
 // readBody reads the message. An empty one needs no media type: DPS §1.1 has an empty body for completed.

@@ -44,6 +44,9 @@ type result struct {
 
 	// ignoredSource says that the start's source address is not used, as the operator wants it.
 	ignoredSource bool
+
+	// noContent says that the answer is 204 in either dialect.
+	noContent bool
 }
 
 func granted(edr *tokens.EDR) *result {

@@ -20,13 +20,28 @@ const (
 	opTerminate operation = "terminate"
 	opComplete  operation = "complete"
 	opStatus    operation = "status"
-	opCheck     operation = "check"    // is the data plane there? (EDC data plane selector)
-	opConsumer  operation = "consumer" // prepare and started: the consumer's side of a flow
-	opUnknown   operation = "unknown"  // below our path, but nothing the protocol knows
+	opCheck     operation = "check"                // is the data plane there? (EDC data plane selector)
+	opConsumer  operation = "consumer"             // prepare and started: the consumer's side of a flow
+	opPutPlane  operation = "put_control_plane"    // a control plane registers itself (DPS §1.1)
+	opDelPlane  operation = "delete_control_plane" // and takes that back
+	opUnknown   operation = "unknown"              // below our path, but nothing the protocol knows
 )
 
 // reads reports whether the operation is a GET.
 func (o operation) reads() bool { return o == opStatus || o == opCheck }
+
+// method is the one that the operation has.
+func (o operation) method() string {
+	switch o {
+	case opStatus, opCheck:
+		return http.MethodGet
+	case opPutPlane:
+		return http.MethodPut
+	case opDelPlane:
+		return http.MethodDelete
+	}
+	return http.MethodPost
+}
 
 // ends reports whether the operation takes access away. Such an operation is refused for nothing but a request that is
 // none: the control plane does not repeat it, and leaves its counterparty's side open (observed on EDC 0.11 to 0.18).
@@ -37,6 +52,7 @@ type target struct {
 	dialect   tokens.Dialect
 	operation operation
 	flow      string // decoded; empty where the operation names its flow in the body, or none
+	plane     string // decoded id of a control plane, of opDelPlane
 }
 
 // Where the two dialects live. EDC's classic client appends to the url that the data plane registered, which by
@@ -44,6 +60,7 @@ type target struct {
 const (
 	classicRoot = "/v1/dataflows"
 	dpsRoot     = "/dataflows"
+	planesRoot  = "/controlplanes"
 )
 
 // flowOperations are the operations on one flow, by the last segment of the path.
@@ -90,7 +107,7 @@ func checkParticipant(name string) error {
 	if !validParticipant.MatchString(name) {
 		return fmt.Errorf("participant %q: want 1 to 64 of A-Z a-z 0-9 . _ -", name)
 	}
-	if name == "v1" || name == "dataflows" || strings.Trim(name, ".") == "" {
+	if name == "v1" || name == "dataflows" || name == "controlplanes" || strings.Trim(name, ".") == "" {
 		return fmt.Errorf("participant %q: the name has a meaning of its own in paths", name)
 	}
 	return nil
@@ -105,7 +122,24 @@ func targetOf(path string) (target, bool) {
 	if ok {
 		return classify(tokens.DPS, below), true
 	}
+	below, ok = cutRoot(path, planesRoot)
+	if ok {
+		return classifyPlane(below), true
+	}
 	return target{}, false
+}
+
+func classifyPlane(segments []string) target {
+	switch len(segments) {
+	case 0:
+		return target{dialect: tokens.DPS, operation: opPutPlane}
+	case 1:
+		id, err := url.PathUnescape(segments[0])
+		if err == nil && validID(id) {
+			return target{dialect: tokens.DPS, operation: opDelPlane, plane: id}
+		}
+	}
+	return target{dialect: tokens.DPS, operation: opUnknown}
 }
 
 // cutRoot returns the segments below root.

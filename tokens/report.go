@@ -55,6 +55,7 @@ type Report struct {
 	Dialect      Dialect
 	ControlPlane string // present name
 	Callback     string // as the start message had it; not checked
+	Registered   string // the endpoint that the control plane registered, if it did
 	Event        ReportEvent
 	Cause        string
 	Since        time.Time // when the flow ended
@@ -176,8 +177,12 @@ func (s *Service) ClaimReport(ctx context.Context, flow string, lease time.Durat
 	if err != nil || f == nil || !claimed {
 		return nil, err
 	}
+	registered, err := s.registeredEndpoint(ctx, s.owner(f))
+	if err != nil {
+		return nil, err
+	}
 	return &Report{
-		Flow: f.ID, Dialect: f.Dialect, ControlPlane: s.owner(f), Callback: f.Callback,
+		Flow: f.ID, Dialect: f.Dialect, ControlPlane: s.owner(f), Callback: f.Callback, Registered: registered,
 		Event: f.Report.Event, Cause: f.Report.Cause, Since: f.Report.Since, Attempt: f.Report.Attempt,
 	}, nil
 }

@@ -94,12 +94,34 @@ func port(u *url.URL) string {
 	return "80"
 }
 
-// baseFor returns where a report goes: the callback address of the flow's own start message where it is on the server
-// that the operator named, which matters where one server has several control planes; else the one that he named.
+// baseFor returns where a report goes: the callback address of the flow's own start message, or the endpoint that the
+// control plane registered, where it is on the server that the operator named, which matters where one server has several
+// control planes; else the one that he named.
 func baseFor(configured *url.URL, r *tokens.Report) *url.URL {
-	own, err := ParseBase(r.Callback)
-	if err != nil || !sameOrigin(configured, own) {
-		return configured
+	for _, said := range []string{r.Callback, r.Registered} {
+		own, err := ParseBase(said)
+		if err == nil && sameOrigin(configured, own) {
+			return own
+		}
 	}
-	return own
+	return configured
+}
+
+// errElsewhere is what an address gets that is not on the server that the operator named.
+var errElsewhere = errors.New("not on the server of the configured callback")
+
+// CheckCallback returns nil if a control plane whose configured callback is configured may be called at address. nil for
+// configured: it may not be called at all.
+func CheckCallback(configured *url.URL, address string) error {
+	if configured == nil {
+		return errors.New("no callback is configured for the control plane")
+	}
+	own, err := ParseBase(address)
+	if err != nil {
+		return err
+	}
+	if !sameOrigin(configured, own) {
+		return errElsewhere
+	}
+	return nil
 }

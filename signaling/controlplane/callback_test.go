@@ -118,6 +118,32 @@ func TestCallbackAddressOfTheMessage(t *testing.T) {
 	}
 }
 
+func TestRegisteredEndpoint(t *testing.T) {
+	configured := mustBase(t, "http://cp:9191/control")
+	for name, test := range map[string]struct{ callback, registered, want string }{
+		"registered":                     {"", "http://cp:9191/registered", "http://cp:9191/registered"},
+		"the message counts first":       {"http://cp:9191/own", "http://cp:9191/registered", "http://cp:9191/own"},
+		"the message names another host": {"http://x/own", "http://cp:9191/registered", "http://cp:9191/registered"},
+		"both elsewhere":                 {"http://x/own", "http://x/registered", "http://cp:9191/control"},
+	} {
+		got := baseFor(configured, &tokens.Report{Callback: test.callback, Registered: test.registered})
+		if got.String() != test.want {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+	if CheckCallback(configured, "http://cp:9191/x") != nil {
+		t.Error("the right server is refused")
+	}
+	for _, bad := range []string{"http://x:9191/x", "x", "http://cp:9191/x?y"} {
+		if CheckCallback(configured, bad) == nil {
+			t.Errorf("%s is taken", bad)
+		}
+	}
+	if CheckCallback(nil, "http://cp:9191/x") == nil {
+		t.Error("taken without a configured callback")
+	}
+}
+
 func TestParseBase(t *testing.T) {
 	for _, bad := range []string{"", "cp", "/control", "ftp://cp/", "http://", "http://u@cp/", "http://cp/?q=1", "http://cp/?", "http://cp/#f", "http://cp:x/", "mailto:a@b"} {
 		_, err := ParseBase(bad)
