@@ -24,6 +24,7 @@ type gateway struct {
 	dir     string
 	public  string // host:port
 	signals string // host:port
+	config  *strings.Replacer
 
 	process *exec.Cmd
 	exited  chan error // gives the one result of the process
@@ -50,6 +51,13 @@ const caddyfile = `{
 			min_free 64MiB
 			reserve 1MiB
 		}
+		control_plane provider {
+			callback CONTROL
+			register classic CONTROL/v1/dataplanes {
+				signaling_url SIGNALED
+				id edrgate
+			}
+		}
 	}
 }
 
@@ -62,7 +70,9 @@ http://PUBLIC {
 
 http://SIGNALS {
 	edr_signaling {
-		auth network 127.0.0.0/8
+		auth network 127.0.0.0/8 {
+			control_plane provider
+		}
 		protocol edc
 	}
 }
@@ -79,14 +89,19 @@ func newGateway(t testing.TB, backend string) *gateway {
 	base := freePorts(t)
 	g := &gateway{t: t, dir: dir, public: fmt.Sprintf("127.0.0.1:%d", base+1), signals: fmt.Sprintf("127.0.0.1:%d", base+2)}
 	t.Cleanup(g.cleanUp)
-	config := strings.NewReplacer("DIR", dir, "PROVIDER", providerDID, "PUBLIC", g.public, "SIGNALS", g.signals,
-		"BACKEND", backend).Replace(caddyfile)
-	err = os.WriteFile(g.path("Caddyfile"), []byte(config), 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
 	g.cli("edr", "keygen", g.path("signing.pem"))
+	g.config = strings.NewReplacer("DIR", dir, "PROVIDER", providerDID, "PUBLIC", g.public, "SIGNALS", g.signals, "BACKEND", backend)
 	return g
+}
+
+// configure writes the Caddyfile for a control plane, whose control API is given, and which reaches us at signaled.
+func (g *gateway) configure(control, signaled string) {
+	g.t.Helper()
+	config := strings.NewReplacer("CONTROL", control, "SIGNALED", signaled).Replace(g.config.Replace(caddyfile))
+	err := os.WriteFile(g.path("Caddyfile"), []byte(config), 0o600)
+	if err != nil {
+		g.t.Fatal(err)
+	}
 }
 
 func (g *gateway) path(name string) string { return filepath.Join(g.dir, name) }

@@ -32,6 +32,7 @@ func TestLife(t *testing.T) {
 			further := x.startedWhileAway(weather)
 			x.endedByProvider(weather)
 			x.endedByConsumer(trains)
+			x.endedByOperator(further)
 			x.controlPlanesForget(further)
 			x.wholeAgain()
 			x.noMessageRefused()
@@ -43,7 +44,7 @@ func (x *run) begin() {
 	x.t.Helper()
 	x.do(func(context.Context) error { x.edc.start(); return nil }, "both control planes run")
 	x.do(x.gateway.start, "the gateway runs")
-	x.do(func(ctx context.Context) error { return x.register(ctx, true) }, "the gateway is registered and available")
+	x.do(x.registered, "the gateway has registered itself and is available")
 	x.do(func(ctx context.Context) error { return x.register(ctx, false) }, "registering again finds it and posts nothing")
 }
 
@@ -276,6 +277,19 @@ func (x *run) endedByConsumer(f *flow) {
 		"%s: renewals are refused for good", f.name)
 }
 
+// endedByOperator: both control planes learn that an operator revoked a flow, although the gateway dies before it can tell.
+func (x *run) endedByOperator(agreed *flow) {
+	x.t.Helper()
+	f := agreed.again("to be revoked")
+	x.do(func(ctx context.Context) error { return x.transfer(ctx, f) }, "%s: transfer started, complete EDR", f.name)
+	x.do(func(context.Context) error { x.gateway.revoke(f.transfer.Provider); return nil }, "%s: an operator revokes the flow", f.name)
+	x.do(x.restartGateway, "the gateway was killed (-9) and runs again")
+	x.do(func(ctx context.Context) error { return x.refuses(ctx, f, "", f.access) }, "%s: its token is refused", f.name)
+	x.do(func(ctx context.Context) error { return x.edc.space.Provider.Await(ctx, f.transfer.Provider, ended...) },
+		"%s: the provider's control plane was told and has terminated", f.name)
+	x.over(f)
+}
+
 // endedWhileAway: a control plane tries a terminate six times in 15 s too, and then gives the consumer up for ever.
 func (x *run) endedWhileAway(f *flow) {
 	x.t.Helper()
@@ -308,7 +322,7 @@ func (x *run) controlPlanesForget(f *flow) {
 		return x.renew(ctx, f)
 	}, "%s: both control planes are stopped; tokens work and can be renewed", f.name)
 	x.do(func(context.Context) error { x.edc.start(); return nil }, "both control planes run again")
-	x.do(func(ctx context.Context) error { return x.register(ctx, true) }, "the gateway had to be registered again")
+	x.do(x.registered, "the gateway noticed, and has registered itself again")
 	x.do(func(ctx context.Context) error { return x.opens(ctx, f, f.access) }, "%s: the token still works", f.name)
 }
 

@@ -55,6 +55,11 @@ func newControlPlanes(t testing.TB, r release, consumerID string) *controlPlanes
 	return c
 }
 
+// control is the provider's control API, known before it runs.
+func (c *controlPlanes) control() string {
+	return fmt.Sprintf("http://localhost:%d/control", c.providerPort+2)
+}
+
 // start starts both and waits until they serve.
 func (c *controlPlanes) start() {
 	c.t.Helper()

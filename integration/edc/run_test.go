@@ -32,6 +32,7 @@ func newRun(t testing.TB, r release) *run {
 	x.gateway = newGateway(t, x.backend.address())
 	x.tap = newTap(t, x.gateway.signals)
 	x.edc = newControlPlanes(t, r, x.consumer.wallet.DID)
+	x.gateway.configure(x.edc.control(), x.tap.server.URL)
 	return x
 }
 
@@ -275,6 +276,20 @@ func (x *run) restartGateway(ctx context.Context) error {
 		return err
 	}
 	return x.gateway.start(ctx)
+}
+
+// registered waits until the control plane has found the gateway, which registers itself, available.
+func (x *run) registered(ctx context.Context) error {
+	return await(ctx, func() error {
+		known, err := x.edc.space.Provider.dataPlane(ctx, "edrgate")
+		if err != nil {
+			return err
+		}
+		if known.text("state") != "AVAILABLE" {
+			return fmt.Errorf("%w: the gateway is %q, want AVAILABLE", errNotYet, known.text("state"))
+		}
+		return nil
+	})
 }
 
 // register registers the gateway, and fails if there was another need to do so than expected.
