@@ -187,12 +187,15 @@ func TestValidateBesideTheLiveServer(t *testing.T) {
 	renew(g, c.wallet, c.edr)
 }
 
-// filesOf returns the paths below a directory.
+// filesOf returns the paths below a directory, but for what the running Caddy's own storage cleaner makes there.
 func filesOf(t testing.TB, dir string) []string {
 	t.Helper()
 	var paths []string
 	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
-		paths = append(paths, path)
+		cleaner := strings.Contains(path, "/caddy/locks/") || strings.HasSuffix(path, "/last_clean.json") || strings.HasSuffix(path, "/caddy/locks")
+		if !cleaner {
+			paths = append(paths, path)
+		}
 		return err
 	})
 	if err != nil {
