@@ -38,6 +38,8 @@ func newTerms(dataset, consumer string) terms {
 // plane is a control plane: it sends messages that were recorded from real ones, with other ids.
 type plane interface {
 	name() string
+	// startMessage returns a start message and where it goes; each has a message id of its own, where the dialect has one.
+	startMessage(g *gateway, f terms) (path, body string)
 	// start sends the start message; a classic control plane resumes with the same.
 	start(g *gateway, f terms) reply
 	resume(g *gateway, f terms, last edr) reply
@@ -76,19 +78,24 @@ func (dpsPlane) name() string { return "dps" }
 func (dpsPlane) done() int    { return http.StatusOK }
 func (dpsPlane) refused() int { return http.StatusUnauthorized }
 
-func (dpsPlane) start(g *gateway, f terms) reply {
+func (p dpsPlane) start(g *gateway, f terms) reply {
+	path, body := p.startMessage(g, f)
+	return signal(g, path, body)
+}
+
+func (dpsPlane) startMessage(g *gateway, f terms) (string, string) {
 	profile := profilePull
 	if f.edcProfile {
 		profile = "HttpData-PULL"
 	}
-	return signal(g, "/dataflows/start", recorded(g.t, "dps-edc-0.18/04-pull-start--04-pcp-to-pdp-start.json",
+	return "/dataflows/start", recorded(g.t, "dps-edc-0.18/04-pull-start--04-pcp-to-pdp-start.json",
 		"033b71ae-53fc-4676-b29d-3b8ac70a56cc", rand.Text(),
 		"did:web:localhost%3A9600", g.did,
 		"did:web:localhost%3A9601", f.consumer,
 		"8a43fc99-918c-4aa1-bfa5-1bcd3cc532c6", f.flow,
 		"9776bd41-fd67-4d34-909f-7fd418a8e638", f.agreement,
 		`"datasetId":"asset-1"`, `"datasetId":"`+f.dataset+`"`,
-		"HttpData-PULL", profile))
+		"HttpData-PULL", profile)
 }
 
 // resume sends a resume as EDC does: with the last EDR in it, tokens in clear, and a process id that names nothing.
@@ -117,7 +124,12 @@ func (classicPlane) name() string { return "classic" }
 func (classicPlane) done() int    { return http.StatusNoContent }
 func (classicPlane) refused() int { return http.StatusForbidden }
 
-func (classicPlane) start(g *gateway, f terms) reply {
+func (p classicPlane) start(g *gateway, f terms) reply {
+	path, body := p.startMessage(g, f)
+	return signal(g, path, body)
+}
+
+func (classicPlane) startMessage(g *gateway, f terms) (string, string) {
 	body := recorded(g.t, "tractusx-0.12.1/003-start.json",
 		"2f85b515-97fd-4187-b698-1acfdd0898a4", f.agreement,
 		"7167366f-0829-41d2-ac94-b75b1f415496", f.flow,
@@ -128,7 +140,7 @@ func (classicPlane) start(g *gateway, f terms) reply {
 		body = replaceAll(g.t, body, `"dspace:endpointProperties":[`, `"dspace:endpointProperties":[`+
 			property("authKey", "X-Api-Key")+`,`+property("authCode", f.apiKey)+`,`)
 	}
-	return signal(g, "/v1/dataflows/start", body)
+	return "/v1/dataflows/start", body
 }
 
 // property is one property of a source address, as Tractus-X writes it.
@@ -147,22 +159,36 @@ func (classicPlane) terminate(g *gateway, flow string) reply {
 	return signal(g, "/v1/dataflows/"+flow+"/terminate", recorded(g.t, "tractusx-0.12.1/105-terminate.json"))
 }
 
-// recorded returns the body of a recorded message with each old text replaced by a new one. A text that is not there
-// ends the test: the message would not say what the test thinks.
-func recorded(t testing.TB, file string, oldNew ...string) string {
+// exchange is a recorded request and the answer that its sender was content with.
+type exchange struct {
+	Method      string `json:"method"`
+	Path        string `json:"path"`
+	ContentType string `json:"contentType"`
+	Body        string `json:"body"`
+	Answer      struct {
+		Body string `json:"body"`
+	} `json:"answer"`
+}
+
+func recordedExchange(t testing.TB, file string) exchange {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(moduleRoot, "signaling", "testdata", "wire", filepath.FromSlash(file)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var exchange struct {
-		Body string `json:"body"`
-	}
-	err = json.Unmarshal(data, &exchange)
+	var e exchange
+	err = json.Unmarshal(data, &e)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return replaceAll(t, exchange.Body, oldNew...)
+	return e
+}
+
+// recorded returns the body of a recorded message with each old text replaced by a new one. A text that is not there
+// ends the test: the message would not say what the test thinks.
+func recorded(t testing.TB, file string, oldNew ...string) string {
+	t.Helper()
+	return replaceAll(t, recordedExchange(t, file).Body, oldNew...)
 }
 
 func replaceAll(t testing.TB, text string, oldNew ...string) string {
