@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"testing"
 )
@@ -29,7 +28,7 @@ func TestKilledBetweenCommitAndAnswer(t *testing.T) {
 			for i := range parties {
 				wallet := hosts.wallet(fmt.Sprintf("consumer-%d", i))
 				parties[i] = &party{wallet: wallet, terms: newTerms("weather", wallet.DID)}
-				messages[i].path, messages[i].body = p.startMessage(g, parties[i].terms)
+				messages[i] = p.startMessage(g, parties[i].terms)
 			}
 			unanswered := make([]error, starts)
 			var wait sync.WaitGroup
@@ -88,8 +87,7 @@ func TestStartsAtTheSameMoment(t *testing.T) {
 			g := startGateway(t, config{site: serves("weather", weather)})
 			wallet := hosts.wallet("consumer")
 			f := newTerms("weather", wallet.DID)
-			var m message
-			m.path, m.body = p.startMessage(g, f)
+			m := p.startMessage(g, f)
 
 			begin := make(chan struct{})
 			answers, failures := make([]reply, tries), make([]error, tries)
@@ -123,24 +121,6 @@ func TestStartsAtTheSameMoment(t *testing.T) {
 			wantData(t, g, "/", renewed.access, "data of weather")
 		})
 	}
-}
-
-// message is a message to edr_signaling that can be sent again as it is.
-type message struct{ path, body string }
-
-func (m message) send(g *gateway) reply {
-	g.t.Helper()
-	return signal(g, m.path, m.body)
-}
-
-// trySend sends the message where it may fail, for goroutines that must not end the test.
-func (m message) trySend(address string, client *http.Client) (reply, error) {
-	request, err := http.NewRequest(http.MethodPost, "http://"+address+m.path, strings.NewReader(m.body))
-	if err != nil {
-		return reply{}, err
-	}
-	request.Header.Set("Content-Type", "application/json; charset=utf-8")
-	return trySend(client, request)
 }
 
 // silentLine is a line to the gateway by which requests arrive and no byte of an answer comes back.
