@@ -22,10 +22,16 @@ import (
 // keeps.
 type canaries struct {
 	mu      sync.Mutex
-	secrets map[string]string // text that would give a secret away, and what it is
+	secrets map[string]string        // text that would give a secret away, and what it is
+	starts  map[canaryStart][]string // the same texts by their first bytes, so that thousands are found in one pass
 }
 
-func newCanaries() *canaries { return &canaries{secrets: map[string]string{}} }
+// canaryStart is how a text begins.
+type canaryStart [8]byte
+
+func newCanaries() *canaries {
+	return &canaries{secrets: map[string]string{}, starts: map[canaryStart][]string{}}
+}
 
 func (c *canaries) add(what, text string) {
 	if text == "" {
@@ -33,7 +39,12 @@ func (c *canaries) add(what, text string) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	_, known := c.secrets[text]
 	c.secrets[text] = what
+	if !known && len(text) >= len(canaryStart{}) {
+		start := canaryStart([]byte(text))
+		c.starts[start] = append(c.starts[start], text)
+	}
 }
 
 // token notes a token. What makes it good is its end: the signature of a JWS, the tag of a refresh token.
@@ -71,8 +82,15 @@ func (c *canaries) find(data []byte) []string {
 	defer c.mu.Unlock()
 	var found []string
 	for text, what := range c.secrets {
-		if bytes.Contains(data, []byte(text)) {
+		if len(text) < len(canaryStart{}) && bytes.Contains(data, []byte(text)) {
 			found = append(found, what)
+		}
+	}
+	for i := range len(data) - len(canaryStart{}) + 1 {
+		for _, text := range c.starts[canaryStart(data[i:])] {
+			if bytes.HasPrefix(data[i:], []byte(text)) {
+				found = append(found, c.secrets[text])
+			}
 		}
 	}
 	slices.Sort(found)

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -174,6 +175,7 @@ func TestValidateBesideTheLiveServer(t *testing.T) {
 	weather := newBackend(t, "weather")
 	g := startGateway(t, config{site: serves("weather", weather)})
 	c := newParty(g, classicPlane{}, newDIDHost(t), "consumer", "weather")
+	awaitStorageCleaned(g)
 	before := filesOf(t, g.dir)
 	validate := func() {
 		t.Helper()
@@ -195,15 +197,24 @@ func TestValidateBesideTheLiveServer(t *testing.T) {
 	renew(g, c.wallet, c.edr)
 }
 
-// filesOf returns the paths below a directory, but for what the running Caddy's own storage cleaner makes there.
+// awaitStorageCleaned waits for what Caddy does to its own storage after its start, once a day: it takes a lock, and
+// writes under a name of the moment when it was done.
+func awaitStorageCleaned(g *gateway) {
+	g.t.Helper()
+	storage := g.path("xdg-data", "caddy")
+	eventually(g.t, "Caddy has cleaned its storage", func() bool {
+		_, err := os.Stat(filepath.Join(storage, "last_clean.json"))
+		locks, globErr := filepath.Glob(filepath.Join(storage, "locks", "*"))
+		return err == nil && globErr == nil && len(locks) == 0
+	})
+}
+
+// filesOf returns the paths below a directory.
 func filesOf(t testing.TB, dir string) []string {
 	t.Helper()
 	var paths []string
 	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
-		cleaner := strings.Contains(path, "/caddy/locks/") || strings.HasSuffix(path, "/last_clean.json") || strings.HasSuffix(path, "/caddy/locks")
-		if !cleaner {
-			paths = append(paths, path)
-		}
+		paths = append(paths, path)
 		return err
 	})
 	if err != nil {

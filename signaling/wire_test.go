@@ -69,11 +69,13 @@ func sources(t testing.TB) []string {
 	return names
 }
 
-// dids are the ids of the provider in the recordings of Data Plane Signaling.
+// dids are the ids of the participant whose data plane is addressed, in the recordings of Data Plane Signaling.
 var dids = map[string]string{
-	"dps-edc-0.18": "did:web:localhost%3A9600",
-	"dps-edc-main": "did:web:localhost%3A9600",
-	"dps-tck":      "did:web:localhost%3A9600",
+	"dps-edc-0.18":          "did:web:localhost%3A9600",
+	"dps-edc-0.18-consumer": "did:web:localhost%3A9601",
+	"dps-edc-main":          "did:web:localhost%3A9600",
+	"dps-tck":               "did:web:localhost%3A9600",
+	"dps-tck-consumer":      "did:web:localhost%3A9600",
 }
 
 // refusedStarts are recorded starts that are not what the protocol says, by what we say to each: requests of a test
@@ -124,6 +126,16 @@ func replay(t *testing.T, x *fixture, source string, rec recording) answer {
 		a := send(rec.Body)
 		if a.Code < 400 || a.Code > 499 || !strings.Contains(a.text(), text) {
 			t.Errorf("%s: status %d, text %q, want %q", where, a.Code, a.text(), text)
+		}
+		return a
+	case operation == "prepare" || operation == "started":
+		// A consumer's control plane addressed the wrong data plane: it is told so, and no flow comes of it.
+		a := want(t, where, send(rec.Body), errConsumer.status)
+		if a.text() != errConsumer.text {
+			t.Errorf("%s: text %q, want %q", where, a.text(), errConsumer.text)
+		}
+		if len(x.flows.flows) != 0 {
+			t.Errorf("%s: a flow was made of it", where)
 		}
 		return a
 	case strings.Contains(rec.Body, "PUSH") || strings.Contains(rec.Body, "http-push") && operation == "start":

@@ -1,0 +1,265 @@
+package integration
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+
+	"github.com/edrgate/edrgate/internal/testkit"
+)
+
+// TestConformanceKit replays the provider's pull cases of the Dataspace Protocol TCK for Data Plane Signaling (1.2.x)
+// with its own messages, in the order in which it runs them: against one data plane, with one DID whose key is another
+// one in each case. DP_P_PULL:04-01 is not among them: it needs a start that is answered STARTING and confirmed later,
+// which is not offered, since EDC cannot resume such flows.
+func TestConformanceKit(t *testing.T) {
+	t.Parallel()
+	kit := newConformanceKit(t)
+	g := startGateway(t, config{site: "edr_auth {\nany_dataset\nignore_source_address\n}\nreverse_proxy " + newBackend(t, "weather").address()})
+	for _, c := range []struct {
+		id     string
+		states []string // each is waited for, in this order
+		renew  func(t *testing.T, g *gateway, w *testkit.Wallet, e edr)
+	}{
+		{"DP_P_PULL:01-01", []string{"STARTED", "COMPLETED"}, nil},
+		{"DP_P_PULL:01-02", []string{"STARTED", "TERMINATED"}, nil},
+		{"DP_P_PULL:02-01", []string{"SUSPENDED", "STARTED"}, nil},
+		{"DP_P_PULL:02-02", []string{"SUSPENDED", "TERMINATED"}, nil},
+		{"DP_P_HTTP_PULL:01-01", []string{"STARTED"}, kitRenews},
+		{"DP_P_HTTP_PULL:02-01", []string{"STARTED"}, kitRenewsWithAnInventedRefreshToken},
+		{"DP_P_HTTP_PULL:02-02", []string{"STARTED"}, kitRenewsForAnotherAudience},
+	} {
+		t.Run(c.id, func(t *testing.T) {
+			wallet := kit.begin()
+			defer kit.end()
+			e, states := kit.replay(t, g, c.id)
+			if !slices.Equal(states, c.states) {
+				t.Fatalf("the recorded case waits for the states %v, want %v", states, c.states)
+			}
+			if c.renew != nil {
+				wantProfileEDR(t, e)
+				c.renew(t, g, wallet, readKitEDR(t, g, e))
+			}
+		})
+	}
+}
+
+// conformanceKit is the consumer whom the kit plays: a DID at a host of its own.
+type conformanceKit struct {
+	did string
+
+	mu       sync.Mutex
+	document []byte // nil between the cases, when the kit answers 404
+}
+
+func newConformanceKit(t *testing.T) *conformanceKit {
+	k := new(conformanceKit)
+	server := httptest.NewServer(k)
+	t.Cleanup(server.Close)
+	_, port, _ := strings.Cut(server.Listener.Addr().String(), ":")
+	k.did = "did:web:localhost%3A" + port
+	return k
+}
+
+func (k *conformanceKit) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if r.URL.Path != "/.well-known/did.json" || k.document == nil {
+		http.NotFound(w, r)
+		return
+	}
+	w.Header()["Content-Type"] = nil // the kit sends none
+	_, _ = w.Write(k.document)
+}
+
+// begin makes a new key and publishes it in the document as the kit writes it.
+func (k *conformanceKit) begin() *testkit.Wallet {
+	wallet := testkit.NewWallet(k.did)
+	name := rand.Text()
+	wallet.KID = k.did + "#" + name
+	key := jose.JSONWebKey{Key: wallet.Key.Public(), KeyID: name, Use: "sig"}
+	document, err := json.Marshal(map[string]any{
+		"id":       k.did,
+		"@context": []string{"https://www.w3.org/ns/did/v1", "https://w3id.org/dspace-dcp/v1.0"},
+		"service": []any{map[string]any{
+			"id": "TCK-Credential-Service", "type": "CredentialService", "serviceEndpoint": "http://localhost:8083",
+		}},
+		"verificationMethod": []any{map[string]any{
+			"publicKeyJwk": key, "id": wallet.KID, "type": "JsonWebKey2020", "controller": k.did, "publicKeyMultibase": nil,
+		}},
+		"authentication": []string{wallet.KID}, "assertionMethod": []string{wallet.KID}, "capabilityInvocation": []string{wallet.KID},
+	})
+	if err != nil {
+		panic(err)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.document = document
+	return wallet
+}
+
+func (k *conformanceKit) end() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.document = nil
+}
+
+// kitAnswer is a DataFlowStatusMessage (DPS §1.2), as far as the kit looks at it.
+type kitAnswer struct {
+	DataFlowID  string                     `json:"dataFlowId"`
+	State       string                     `json:"state"`
+	DataAddress map[string]json.RawMessage `json:"dataAddress"`
+}
+
+// flowInPath is the flow id in the path of a recorded message.
+var flowInPath = regexp.MustCompile(`^/dataflows/[^/]+/`)
+
+// replay sends the messages of a case. It returns the answer to its start and the states that it waited for.
+func (k *conformanceKit) replay(t *testing.T, g *gateway, id string) (kitAnswer, []string) {
+	t.Helper()
+	var start kitAnswer
+	var states []string
+	wire := filepath.Join(moduleRoot, "signaling", "testdata", "wire")
+	files, err := filepath.Glob(filepath.Join(wire, "dps-tck", strings.ReplaceAll(id, ":", "-")+"--*.json"))
+	if err != nil || len(files) < 2 {
+		t.Fatalf("recordings of %s: %v, %v", id, files, err)
+	}
+	for _, file := range files {
+		message := recordedExchange(t, "dps-tck/"+filepath.Base(file))
+		// The kit goes on with the flow id that the start was answered with.
+		message.Path = flowInPath.ReplaceAllLiteralString(message.Path, "/dataflows/"+start.DataFlowID+"/")
+		switch operation := path.Base(message.Path); operation {
+		case "start":
+			message.Body = replaceAll(t, message.Body, "did:web:localhost%3A9600", g.did, "did:web:localhost%3A8083", k.did)
+			start = k.send(t, g, message)
+			if start.State != "STARTED" || start.DataFlowID == "" || start.DataAddress == nil {
+				t.Fatalf("the start is answered with state %q, flow %q, %d members of an address",
+					start.State, start.DataFlowID, len(start.DataAddress))
+			}
+		case "resume":
+			again := k.send(t, g, message)
+			if again.State != "STARTED" {
+				t.Fatalf("the resume is answered with state %q", again.State)
+			}
+		case "status":
+			states = append(states, k.await(t, g, message, file))
+		case "suspend", "terminate", "completed":
+			k.send(t, g, message)
+		default:
+			t.Fatalf("%s has an operation %q", file, operation)
+		}
+	}
+	return start, states
+}
+
+// send sends a message as the kit does, and wants any success.
+func (k *conformanceKit) send(t *testing.T, g *gateway, message exchange) kitAnswer {
+	t.Helper()
+	request, err := http.NewRequest(message.Method, "http://"+g.signaling+message.Path, strings.NewReader(message.Body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Authorization", "dummy-authorization")
+	if message.ContentType != "" {
+		request.Header.Set("Content-Type", message.ContentType)
+	}
+	got := send(t, g.client, request)
+	if got.status/100 != 2 {
+		t.Fatalf("%s %s: status %d: %s", message.Method, message.Path, got.status, got.body)
+	}
+	var answer kitAnswer
+	if got.body == "" {
+		return answer
+	}
+	err = json.Unmarshal([]byte(got.body), &answer)
+	if err != nil {
+		t.Fatalf("%s %s: %v: %s", message.Method, message.Path, err, got.body)
+	}
+	return answer
+}
+
+// await asks for the status until it is the recorded one, and returns it.
+func (k *conformanceKit) await(t *testing.T, g *gateway, message exchange, file string) string {
+	t.Helper()
+	var recorded kitAnswer
+	err := json.Unmarshal([]byte(message.Answer.Body), &recorded)
+	if err != nil || recorded.State == "" {
+		t.Fatalf("%s has no state: %v", file, err)
+	}
+	eventually(t, "the flow is "+recorded.State, func() bool { return k.send(t, g, message).State == recorded.State })
+	return recorded.State
+}
+
+// wantProfileEDR checks what the kit looks for in an EDR of the profile (DPS HTTP profile, token renewal profile).
+func wantProfileEDR(t *testing.T, start kitAnswer) {
+	t.Helper()
+	properties := propertiesOf(t, start.DataAddress)
+	for name, pattern := range map[string]string{
+		"authorization": `^.+$`, "authType": `^bearer$`, "refreshToken": `^.+$`, "expiresIn": `^[0-9]+$`, "refreshEndpoint": `^https?://`,
+	} {
+		if !regexp.MustCompile(pattern).MatchString(properties[name]) {
+			t.Errorf("property %s of the EDR has %d characters that do not match %s", name, len(properties[name]), pattern)
+		}
+	}
+	for name, pattern := range map[string]string{"endpointType": `^"` + profilePull + `"$`, "endpoint": `^"https?://`} {
+		if !regexp.MustCompile(pattern).Match(start.DataAddress[name]) {
+			t.Errorf("%s of the EDR is %s", name, start.DataAddress[name])
+		}
+	}
+}
+
+func readKitEDR(t *testing.T, g *gateway, start kitAnswer) edr {
+	t.Helper()
+	body, err := json.Marshal(map[string]any{"dataAddress": start.DataAddress})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return readEDR(g, start.DataFlowID, reply{body: string(body)})
+}
+
+// kitRenewal is a renewal as the kit sends it. Its proofs are good for ten minutes.
+func kitRenewal(g *gateway, w *testkit.Wallet, e edr, audience, refreshToken string) renewal {
+	now := time.Now()
+	claims := w.Claims(audience, e.access, now)
+	claims["exp"] = now.Add(10 * time.Minute).Unix()
+	claims["jti"] = rand.Text()
+	return renewal{
+		endpoint: e.refreshEndpoint, proof: "Bearer " + w.Sign(claims),
+		form: url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refreshToken}},
+	}
+}
+
+func kitRenews(t *testing.T, g *gateway, w *testkit.Wallet, e edr) {
+	answer := kitRenewal(g, w, e, g.did, e.refresh).send(g).want(t, http.StatusOK)
+	renewed, err := e.renewedBy(g, answer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if renewed.access == "" || renewed.access == e.access || !strings.Contains(answer.body, `"token_type"`) {
+		t.Error("the renewal gave no new access token with its type")
+	}
+	wantData(t, g, "/", renewed.access, "data of weather")
+}
+
+func kitRenewsWithAnInventedRefreshToken(t *testing.T, g *gateway, w *testkit.Wallet, e edr) {
+	wantRenewalRefused(t, kitRenewal(g, w, e, g.did, "invalid-refresh-token-"+rand.Text()).send(g), "with an invented refresh token")
+	// The kit stops here. It was not the proof that was refused:
+	kitRenewal(g, w, e, g.did, e.refresh).send(g).want(t, http.StatusOK)
+}
+
+func kitRenewsForAnotherAudience(t *testing.T, g *gateway, w *testkit.Wallet, e edr) {
+	wantRenewalRefused(t, kitRenewal(g, w, e, "did:web:invalid-audience", e.refresh).send(g), "for another audience")
+	kitRenewal(g, w, e, g.did, e.refresh).send(g).want(t, http.StatusOK)
+}
