@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/edrgate/edrgate/internal/jwks"
 	"github.com/edrgate/edrgate/signaling"
 	"github.com/edrgate/edrgate/tokens"
 )
@@ -45,6 +46,7 @@ type Signaling struct {
 	dialects     []tokens.Dialect
 	loopbackOnly bool
 	handler      *signaling.Handler
+	keySets      []*jwks.Set
 }
 
 // CaddyModule returns the Caddy module information.
@@ -153,7 +155,15 @@ func checkLoopback(listen string) error {
 		return nil
 	}
 	return fmt.Errorf("listener %s can be reached from other machines, and nobody is asked who he is: "+
-		"write `auth bearer`, `auth mtls`, `auth network` or, if you must, `auth none insecure`, or bind it to 127.0.0.1", listen)
+		"write `auth bearer`, `auth oauth2`, `auth mtls`, `auth network` or, if you must, `auth none insecure`, or bind it to 127.0.0.1", listen)
+}
+
+// Cleanup closes the connections to where key sets are.
+func (h *Signaling) Cleanup() error {
+	for _, set := range h.keySets {
+		set.Close()
+	}
+	return nil
 }
 
 // ServeHTTP answers messages of control planes.
@@ -249,6 +259,13 @@ func (f flowsOf) Status(ctx context.Context, caller tokens.Caller, processID str
 //		auth bearer <token> {
 //			control_plane <name>
 //		}
+//		auth oauth2 {
+//			issuer        <url>
+//			jwks          <url>|<file>
+//			subject       <id...>
+//			audience      <id...>
+//			control_plane <name>
+//		}
 //		auth mtls {
 //			san           <dns|uri...>
 //			control_plane <name>
@@ -299,6 +316,7 @@ func (h *Signaling) parseProtocol(d *caddyfile.Dispenser) error {
 // Interface guards
 var (
 	_ caddy.Provisioner           = (*Signaling)(nil)
+	_ caddy.CleanerUpper          = (*Signaling)(nil)
 	_ caddyhttp.MiddlewareHandler = (*Signaling)(nil)
 	_ caddyfile.Unmarshaler       = (*Signaling)(nil)
 )

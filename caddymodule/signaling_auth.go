@@ -14,8 +14,8 @@ import (
 	"github.com/edrgate/edrgate/signaling"
 )
 
-// SignalingAuth is one way in, for one control plane. Exactly one of Bearer, SANs, Networks and Insecure is
-// set.
+// SignalingAuth is one way in, for one control plane. Exactly one of Bearer, OAuth2, SANs, Networks and
+// Insecure is set.
 type SignalingAuth struct {
 	// ControlPlane is the name of the control plane that comes this way, as in the app's control_planes. Default:
 	// "default".
@@ -25,6 +25,9 @@ type SignalingAuth struct {
 	// the config is loaded; or sha256: and the 64 hexadecimal digits of the token's SHA-256. A token written here in
 	// clear would be shown by the admin API.
 	Bearer string `json:"bearer,omitempty"`
+
+	// OAuth2 lets tokens of an authorization server in.
+	OAuth2 *SignalingOAuth2 `json:"oauth2,omitempty"`
 
 	// SANs are the names that its TLS client certificate may have: DNS names, and URIs such as the SPIFFE ID
 	// spiffe://trust.example/edc. The certificate needs one of them as subject alternative name, and the server's
@@ -52,7 +55,7 @@ func (h *Signaling) access(replacer *caddy.Replacer) (signaling.Access, error) {
 		if !slices.Contains(known, name) {
 			return nil, fmt.Errorf("there is no control_plane %s in the global option %s, only %s", name, appName, strings.Join(known, ", "))
 		}
-		rule, err := way.rule(name, replacer)
+		rule, err := h.rule(way, name, replacer)
 		if err != nil {
 			return nil, err
 		}
@@ -89,7 +92,7 @@ func (w SignalingAuth) inClear() bool {
 // minBearerBytes keeps out tokens that can be guessed by trying.
 const minBearerBytes = 16
 
-func (w SignalingAuth) rule(name string, replacer *caddy.Replacer) (signaling.Rule, error) {
+func (h *Signaling) rule(w SignalingAuth, name string, replacer *caddy.Replacer) (signaling.Rule, error) {
 	rule := signaling.Rule{ControlPlane: name, Insecure: w.Insecure}
 	for _, configured := range w.Networks {
 		network, err := parseNetwork(configured)
@@ -97,6 +100,13 @@ func (w SignalingAuth) rule(name string, replacer *caddy.Replacer) (signaling.Ru
 			return rule, err
 		}
 		rule.Networks = append(rule.Networks, network)
+	}
+	if w.OAuth2 != nil {
+		issuer, err := h.issuer(w.OAuth2, replacer)
+		if err != nil {
+			return rule, fmt.Errorf("oauth2: %w", err)
+		}
+		rule.Issuer = issuer
 	}
 	if len(w.SANs) > 0 {
 		names, err := signaling.NewCertificateNames(w.SANs, time.Now)
@@ -140,7 +150,7 @@ func (h *Signaling) parseAuth(d *caddyfile.Dispenser) error {
 			return d.ArgErr()
 		}
 		way.Bearer = args[1]
-	case "mtls":
+	case "mtls", "oauth2":
 		if len(args) != 1 {
 			return d.ArgErr()
 		}
@@ -161,7 +171,7 @@ func (h *Signaling) parseAuth(d *caddyfile.Dispenser) error {
 		}
 		way.Insecure = true
 	default:
-		return d.Errf("auth: %q is none of bearer, mtls, network, none", args[0])
+		return d.Errf("auth: %q is none of bearer, oauth2, mtls, network, none", args[0])
 	}
 	err := way.parseBlock(d, args[0])
 	if err != nil {
@@ -173,27 +183,33 @@ func (h *Signaling) parseAuth(d *caddyfile.Dispenser) error {
 
 // parseBlock reads the block behind auth, which belongs to the kind named there.
 func (w *SignalingAuth) parseBlock(d *caddyfile.Dispenser, kind string) error {
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		var err error
-		option := d.Val()
-		switch {
-		case option == "control_plane":
-			err = text(&w.ControlPlane)(d)
-		case kind == "mtls" && option == "san":
-			err = several(&w.SANs)(d)
-		default:
-			err = d.Errf("unrecognized option %q of auth", option)
+	options := map[string]func(*caddyfile.Dispenser) error{"control_plane": text(&w.ControlPlane)}
+	check := func() error { return nil }
+	switch kind {
+	case "mtls":
+		options["san"] = several(&w.SANs)
+		check = func() error {
+			_, err := signaling.NewCertificateNames(w.SANs, nil)
+			return err
 		}
+	case "oauth2":
+		w.OAuth2 = new(SignalingOAuth2)
+		w.OAuth2.addOptions(options)
+		check = w.OAuth2.check
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		option, known := options[d.Val()]
+		if !known {
+			return d.Errf("unrecognized option %q of auth", d.Val())
+		}
+		err := option(d)
 		if err != nil {
 			return err
 		}
 	}
-	if kind != "mtls" {
-		return nil
-	}
-	_, err := signaling.NewCertificateNames(w.SANs, nil)
+	err := check()
 	if err != nil {
-		return d.Errf("auth mtls: %v", err)
+		return d.Errf("auth %s: %v", kind, err)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package signaling
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/edrgate/edrgate/tokens"
 )
@@ -38,6 +40,17 @@ func Forbidden(detail string) error {
 	return &refusal{status: http.StatusForbidden, outcome: outcomeForbidden, text: "not allowed", detail: detail}
 }
 
+// unavailable says that nobody can tell now who sent a request: 503, with the time after which to ask again. A control
+// plane gives a transfer up for a 401 (observed on EDC 0.18), so that would be a lie with consequences.
+func unavailable(cause error) error {
+	r := &refusal{status: http.StatusServiceUnavailable, outcome: outcomeUnavailable, text: textUnavailable, cause: cause}
+	var later interface{ RetryAfter() time.Duration }
+	if errors.As(cause, &later) {
+		r.retryAfter = later.RetryAfter()
+	}
+	return r
+}
+
 // Digest is the SHA-256 of a bearer token, so that neither configuration nor memory holds the token.
 type Digest [sha256.Size]byte
 
@@ -64,8 +77,8 @@ func ParseDigest(s string) (Digest, error) {
 // String returns "redacted": a digest lets a guess be checked.
 func (Digest) String() string { return "redacted" }
 
-// Rule is one way in for one control plane. Exactly one of Bearer, Certificates, Networks and Insecure is set; a control
-// plane with several ways has several rules.
+// Rule is one way in for one control plane. Exactly one of Bearer, Issuer, Certificates, Networks and Insecure is set; a
+// control plane with several ways has several rules.
 type Rule struct {
 	// ControlPlane is the name that flows are owned by. Changing the credential does not change it. Empty:
 	// DefaultControlPlane.
@@ -74,6 +87,9 @@ type Rule struct {
 	// Bearer are the digests of the tokens that may come in an Authorization header (RFC 6750 §2.1). Several let a
 	// token be replaced without a gap.
 	Bearer []Digest
+
+	// Issuer checks the tokens of an authorization server that may come in an Authorization header.
+	Issuer *Issuer
 
 	// Certificates are the names that its TLS client certificate may have. The server must have verified its chain.
 	Certificates *CertificateNames
@@ -97,6 +113,7 @@ func (r Rule) name() tokens.Caller {
 // AccessList is Access by configured rules.
 type AccessList struct {
 	bearers      []bearerRule
+	issuers      []issuerRule
 	certificates []certificateRule
 	networks     []networkRule
 	insecure     tokens.Caller // empty: no
@@ -105,6 +122,11 @@ type AccessList struct {
 
 type bearerRule struct {
 	digest Digest
+	caller tokens.Caller
+}
+
+type issuerRule struct {
+	issuer *Issuer
 	caller tokens.Caller
 }
 
@@ -121,7 +143,7 @@ type networkRule struct {
 // NewAccessList checks rules. Where networks of two control planes overlap, the smaller network wins.
 func NewAccessList(rules []Rule) (*AccessList, error) {
 	if len(rules) == 0 {
-		return nil, errors.New("nobody may signal: set a bearer token, a client certificate or a network, or insecure for everybody")
+		return nil, errors.New("nobody may signal: set a bearer token, an issuer of tokens, a client certificate or a network, or insecure for everybody")
 	}
 	a := &AccessList{browsers: http.NewCrossOriginProtection()}
 	for _, rule := range rules {
@@ -138,13 +160,13 @@ func NewAccessList(rules []Rule) (*AccessList, error) {
 
 func (a *AccessList) add(rule Rule) error {
 	ways := 0
-	for _, set := range []bool{len(rule.Bearer) > 0, rule.Certificates != nil, len(rule.Networks) > 0, rule.Insecure} {
+	for _, set := range []bool{len(rule.Bearer) > 0, rule.Issuer != nil, rule.Certificates != nil, len(rule.Networks) > 0, rule.Insecure} {
 		if set {
 			ways++
 		}
 	}
 	if ways != 1 {
-		return errors.New("want exactly one of bearer tokens, client certificates, networks and insecure")
+		return errors.New("want exactly one of bearer tokens, issuer, client certificates, networks and insecure")
 	}
 	for _, d := range rule.Bearer {
 		for _, other := range a.bearers {
@@ -153,6 +175,16 @@ func (a *AccessList) add(rule Rule) error {
 			}
 		}
 		a.bearers = append(a.bearers, bearerRule{d, rule.name()})
+	}
+	if rule.Issuer != nil {
+		for _, other := range a.issuers {
+			subject, shared := rule.Issuer.shares(other.issuer)
+			if shared {
+				// Even of the same control plane: each rule remembers the used tokens for itself.
+				return fmt.Errorf("subject %s of the issuer is also that of %q", subject, other.caller)
+			}
+		}
+		a.issuers = append(a.issuers, issuerRule{rule.Issuer, rule.name()})
 	}
 	if rule.Certificates != nil {
 		for _, other := range a.certificates {
@@ -187,11 +219,23 @@ func (a *AccessList) add(rule Rule) error {
 // a control plane with a credential is not taken for the one whose network it happens to be in.
 func (a *AccessList) Identify(r *http.Request) (tokens.Caller, error) {
 	token, presented := bearerToken(r.Header)
+	why := "unknown bearer token"
 	if presented {
 		caller, ok := a.byToken(token)
 		if ok {
 			return caller, nil
 		}
+	}
+	if presented && len(a.issuers) > 0 {
+		caller, err := a.byIssuer(r.Context(), token)
+		if err == nil {
+			return caller, nil
+		}
+		if !errors.Is(err, errRefused) {
+			// Not on to the network: it may be that of another control plane, whose flows these would then be.
+			return "", unavailable(err)
+		}
+		why = err.Error()
 	}
 	caller, reason := a.byConnection(r)
 	if caller != "" {
@@ -203,11 +247,11 @@ func (a *AccessList) Identify(r *http.Request) (tokens.Caller, error) {
 		}
 		return caller, nil
 	}
-	if len(a.bearers) == 0 {
+	if len(a.bearers) == 0 && len(a.issuers) == 0 {
 		return "", Forbidden(reason)
 	}
 	if presented {
-		return "", Unauthorized(`Bearer error="invalid_token"`, "unknown bearer token")
+		return "", Unauthorized(`Bearer error="invalid_token"`, why)
 	}
 	return "", Unauthorized("Bearer", "no bearer token") // RFC 6750 §3.1: no error code if nothing was presented
 }
@@ -242,6 +286,25 @@ func (a *AccessList) byToken(token string) (tokens.Caller, bool) {
 		}
 	}
 	return caller, caller != ""
+}
+
+// byIssuer checks a token of an authorization server. The error is errRefused, or says why nobody can tell.
+func (a *AccessList) byIssuer(ctx context.Context, token string) (tokens.Caller, error) {
+	t, err := readIssued(token)
+	if err != nil {
+		return "", refused("%w", err)
+	}
+	for _, rule := range a.issuers {
+		if !rule.issuer.names(t) {
+			continue
+		}
+		err = rule.issuer.check(ctx, t)
+		if err != nil {
+			return "", err
+		}
+		return rule.caller, nil
+	}
+	return "", refused("iss and sub are those of no control plane")
 }
 
 func (a *AccessList) byNetwork(remote string) (tokens.Caller, bool) {
