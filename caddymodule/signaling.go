@@ -15,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/edrgate/edrgate/internal/jwks"
 	"github.com/edrgate/edrgate/signaling"
 	"github.com/edrgate/edrgate/signaling/controlplane"
 	"github.com/edrgate/edrgate/tokens"
@@ -47,25 +48,7 @@ type Signaling struct {
 	dialects     []tokens.Dialect
 	loopbackOnly bool
 	handler      *signaling.Handler
-}
-
-// SignalingAuth is one way in, for one control plane. Exactly one of Bearer, Networks and Insecure is set.
-type SignalingAuth struct {
-	// ControlPlane is the name of the control plane that comes this way, as in the app's control_planes. Default:
-	// "default".
-	ControlPlane string `json:"control_plane,omitempty"`
-
-	// Bearer is the token in the Authorization header: a placeholder such as {file./run/secrets/token}, replaced when
-	// the config is loaded; or sha256: and the 64 hexadecimal digits of the token's SHA-256. A token written here in
-	// clear would be shown by the admin API.
-	Bearer string `json:"bearer,omitempty"`
-
-	// Networks are where requests may come from, by the address of the peer of the connection, whatever X-Forwarded-For
-	// says: for classic EDC, which cannot authenticate.
-	Networks []string `json:"networks,omitempty"`
-
-	// Insecure lets everybody in who reaches the listener.
-	Insecure bool `json:"insecure,omitempty"`
+	keySets      []*jwks.Set
 }
 
 // CaddyModule returns the Caddy module information.
@@ -94,6 +77,10 @@ func (h *Signaling) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("auth: %w", err)
 	}
 	err = h.checkListeners(ctx)
+	if err != nil {
+		return err
+	}
+	err = h.checkClientAuth(ctx)
 	if err != nil {
 		return err
 	}
@@ -175,74 +162,15 @@ func checkLoopback(listen string) error {
 		return nil
 	}
 	return fmt.Errorf("listener %s can be reached from other machines, and nobody is asked who he is: "+
-		"write `auth bearer`, `auth network` or, if you must, `auth none insecure`, or bind it to 127.0.0.1", listen)
+		"write `auth bearer`, `auth oauth2`, `auth mtls`, `auth network` or, if you must, `auth none insecure`, or bind it to 127.0.0.1", listen)
 }
 
-func (h *Signaling) access(replacer *caddy.Replacer) (signaling.Access, error) {
-	ways := h.Auth
-	if len(ways) == 0 {
-		h.loopbackOnly = true
-		ways = []SignalingAuth{{Insecure: true}}
+// Cleanup closes the connections to where key sets are.
+func (h *Signaling) Cleanup() error {
+	for _, set := range h.keySets {
+		set.Close()
 	}
-	known := h.app.controlPlaneNames()
-	rules := make([]signaling.Rule, 0, len(ways))
-	for _, way := range ways {
-		name := orDefault(way.ControlPlane, signaling.DefaultControlPlane)
-		if !slices.Contains(known, name) {
-			return nil, fmt.Errorf("there is no control_plane %s in the global option %s, only %s", name, appName, strings.Join(known, ", "))
-		}
-		rule, err := way.rule(name, replacer)
-		if err != nil {
-			return nil, err
-		}
-		rules = append(rules, rule)
-	}
-	if !h.loopbackOnly && slices.ContainsFunc(ways, func(way SignalingAuth) bool { return way.Insecure }) {
-		h.logger.Warn("edr_signaling lets everybody in: whoever reaches the listener can make and end tokens")
-	}
-	if slices.ContainsFunc(ways, func(way SignalingAuth) bool { return way.inClear() }) {
-		h.logger.Warn("a bearer token of edr_signaling is part of the configuration, which the admin API shows: use a placeholder or its sha256")
-	}
-	return signaling.NewAccessList(rules)
-}
-
-func (w SignalingAuth) inClear() bool {
-	return w.Bearer != "" && !strings.Contains(w.Bearer, "{") && !strings.HasPrefix(w.Bearer, "sha256:")
-}
-
-// minBearerBytes keeps out tokens that can be guessed by trying.
-const minBearerBytes = 16
-
-func (w SignalingAuth) rule(name string, replacer *caddy.Replacer) (signaling.Rule, error) {
-	rule := signaling.Rule{ControlPlane: name, Insecure: w.Insecure}
-	for _, configured := range w.Networks {
-		network, err := parseNetwork(configured)
-		if err != nil {
-			return rule, err
-		}
-		rule.Networks = append(rule.Networks, network)
-	}
-	if w.Bearer == "" {
-		return rule, nil
-	}
-	token, err := replacePlaceholders(replacer, w.Bearer)
-	if err != nil {
-		return rule, fmt.Errorf("bearer: %w", err)
-	}
-	if strings.HasPrefix(token, "sha256:") {
-		digest, err := signaling.ParseDigest(token)
-		if err != nil {
-			return rule, err
-		}
-		rule.Bearer = append(rule.Bearer, digest)
-		return rule, nil
-	}
-	token = strings.TrimRight(token, "\r\n") // as editors leave it in a file
-	if len(token) < minBearerBytes {
-		return rule, fmt.Errorf("bearer: the token has fewer than %d characters", minBearerBytes)
-	}
-	rule.Bearer = append(rule.Bearer, signaling.DigestOf(token))
-	return rule, nil
+	return nil
 }
 
 // ServeHTTP answers messages of control planes.
@@ -354,6 +282,17 @@ func (f flowsOf) DeleteControlPlane(ctx context.Context, caller tokens.Caller, i
 //		auth bearer <token> {
 //			control_plane <name>
 //		}
+//		auth oauth2 {
+//			issuer        <url>
+//			jwks          <url>|<file>
+//			subject       <id...>
+//			audience      <id...>
+//			control_plane <name>
+//		}
+//		auth mtls {
+//			san           <dns|uri...>
+//			control_plane <name>
+//		}
 //		auth network <cidr...> {
 //			control_plane <name>
 //		}
@@ -361,7 +300,7 @@ func (f flowsOf) DeleteControlPlane(ctx context.Context, caller tokens.Caller, i
 //		protocol dps edc
 //	}
 //
-// auth may be repeated. The block behind it may be left out where there is one control plane.
+// auth may be repeated. control_plane may be left out where there is one.
 func (h *Signaling) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the directive's name
 	if d.NextArg() {
@@ -397,53 +336,10 @@ func (h *Signaling) parseProtocol(d *caddyfile.Dispenser) error {
 	return endOfLine(d)
 }
 
-func (h *Signaling) parseAuth(d *caddyfile.Dispenser) error {
-	args := d.RemainingArgs()
-	if len(args) == 0 {
-		return d.ArgErr()
-	}
-	var way SignalingAuth
-	switch args[0] {
-	case "bearer":
-		if len(args) != 2 {
-			return d.ArgErr()
-		}
-		way.Bearer = args[1]
-	case "network":
-		if len(args) < 2 {
-			return d.ArgErr()
-		}
-		for _, configured := range args[1:] {
-			_, err := parseNetwork(configured)
-			if err != nil {
-				return d.WrapErr(err)
-			}
-		}
-		way.Networks = args[1:]
-	case "none":
-		if !slices.Equal(args, []string{"none", "insecure"}) {
-			return d.Err("auth none lets everybody in: write `auth none insecure` to say so")
-		}
-		way.Insecure = true
-	default:
-		return d.Errf("auth: %q is none of bearer, network, none", args[0])
-	}
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if d.Val() != "control_plane" {
-			return d.Errf("unrecognized option %q of auth", d.Val())
-		}
-		err := text(&way.ControlPlane)(d)
-		if err != nil {
-			return err
-		}
-	}
-	h.Auth = append(h.Auth, way)
-	return nil
-}
-
 // Interface guards
 var (
 	_ caddy.Provisioner           = (*Signaling)(nil)
+	_ caddy.CleanerUpper          = (*Signaling)(nil)
 	_ caddyhttp.MiddlewareHandler = (*Signaling)(nil)
 	_ caddyfile.Unmarshaler       = (*Signaling)(nil)
 )

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/edrgate/edrgate/internal/publicjwk"
 	"github.com/edrgate/edrgate/internal/strictjson"
 )
 
@@ -217,7 +218,7 @@ func (r *reader) readMethod(raw json.RawMessage, fragment string) method {
 	if !listed {
 		return method{refusal: id.fail(CodeNotListed, nil)}
 	}
-	key, err := publicKey(m["publicKeyJwk"])
+	key, err := publicjwk.Parse(m["publicKeyJwk"])
 	if err != nil {
 		return method{refusal: id.fail(CodeBadKey, err)}
 	}

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/edrgate/edrgate/internal/publicjwk"
 )
 
 const docDID = "did:web:wallet.example:alice"
@@ -241,7 +243,7 @@ func FuzzDocument(f *testing.F) {
 				}
 				continue
 			}
-			_, err = checkNumbers(key)
+			_, err = publicjwk.Check(key)
 			if err != nil || !strings.Contains(string(data), "localhost") {
 				t.Fatalf("key %q: %v", fragment, err)
 			}

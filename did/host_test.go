@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -359,4 +360,20 @@ func mustURL(t *testing.T, s string) *url.URL {
 		t.Fatal(err)
 	}
 	return u
+}
+
+var rsaKey = sync.OnceValue(func() *rsa.PrivateKey {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		panic(err)
+	}
+	return key
+})
+
+// The certificate of the tests must be one, or the rows above prove nothing.
+func TestHostIdentity(t *testing.T) {
+	_, err := hostIdentity().certificate.Leaf.Verify(x509.VerifyOptions{Roots: hostIdentity().roots, CurrentTime: time.Now()})
+	if err != nil {
+		t.Fatal(err)
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"strings"
 
+	"github.com/edrgate/edrgate/internal/publicjwk"
 	"github.com/edrgate/edrgate/internal/strictjson"
 )
 
@@ -46,7 +47,7 @@ func decodeJWK(value string) (crypto.PublicKey, error) {
 	if err != nil {
 		return nil, errors.New("did:jwk is not strict JSON")
 	}
-	return publicKey(raw)
+	return publicjwk.Parse(raw)
 }
 
 // Multicodec prefixes of did:key, as unsigned varints.

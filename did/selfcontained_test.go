@@ -11,6 +11,8 @@ import (
 	"math/big"
 	"strings"
 	"testing"
+
+	"github.com/edrgate/edrgate/internal/publicjwk"
 )
 
 // Examples of the did:key and did:jwk specifications.
@@ -215,7 +217,7 @@ func FuzzJWKDID(f *testing.F) {
 		if err != nil {
 			return
 		}
-		_, err = checkNumbers(key)
+		_, err = publicjwk.Check(key)
 		if err != nil {
 			t.Fatalf("%q: %v", value, err)
 		}

@@ -14,6 +14,7 @@ const providerDID = "did:web:provider.example"
 
 // config is what differs between the Caddyfiles of the tests.
 type config struct {
+	global     string // further global options
 	app        string // lines of the edrgate block
 	site       string // lines of the public site, behind edr_refresh
 	noRefresh  bool   // leaves edr_refresh out of it
@@ -35,6 +36,7 @@ func (c config) caddyfile(g *gateway) string {
 	return expand(`{
 	admin unix/{socket}
 	default_bind 127.0.0.1
+	{global}
 	log {
 		output file {log}/error.log
 		format json
@@ -81,7 +83,7 @@ http://{health} {
 		"socket": g.socket(), "log": g.path("log"), "did": g.did, "public": g.public, "path": c.publicPath,
 		"signaling": g.signaling, "health": g.health, "store": c.storePath, "min_free": orDefault(c.minFree, "64MiB"),
 		"reserve": orDefault(c.reserve, "1MiB"),
-		"keys":    orDefault(c.keys, "signing_key "+g.keyFile("signing")), "app": c.app, "refresh": refresh, "site": c.site,
+		"keys":    orDefault(c.keys, "signing_key "+g.keyFile("signing")), "app": c.app, "refresh": refresh, "site": c.site, "global": c.global,
 		"signaling_options": orDefault(c.signaling, "auth network 127.0.0.0/8"), "more": c.more,
 	})
 }

@@ -1,6 +1,7 @@
 package signaling
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/edrgate/edrgate/tokens"
 )
@@ -38,6 +40,17 @@ func Forbidden(detail string) error {
 	return &refusal{status: http.StatusForbidden, outcome: outcomeForbidden, text: "not allowed", detail: detail}
 }
 
+// unavailable says that nobody can tell now who sent a request: 503, with the time after which to ask again. A control
+// plane gives a transfer up for a 401 (observed on EDC 0.18), so that would be a lie with consequences.
+func unavailable(cause error) error {
+	r := &refusal{status: http.StatusServiceUnavailable, outcome: outcomeUnavailable, text: textUnavailable, cause: cause}
+	var later interface{ RetryAfter() time.Duration }
+	if errors.As(cause, &later) {
+		r.retryAfter = later.RetryAfter()
+	}
+	return r
+}
+
 // Digest is the SHA-256 of a bearer token, so that neither configuration nor memory holds the token.
 type Digest [sha256.Size]byte
 
@@ -64,8 +77,8 @@ func ParseDigest(s string) (Digest, error) {
 // String returns "redacted": a digest lets a guess be checked.
 func (Digest) String() string { return "redacted" }
 
-// Rule is one way in for one control plane. Exactly one of Bearer, Networks and Insecure is set; a control plane with
-// several ways has several rules.
+// Rule is one way in for one control plane. Exactly one of Bearer, Issuer, Certificates, Networks and Insecure is set; a
+// control plane with several ways has several rules.
 type Rule struct {
 	// ControlPlane is the name that flows are owned by. Changing the credential does not change it. Empty:
 	// DefaultControlPlane.
@@ -74,6 +87,12 @@ type Rule struct {
 	// Bearer are the digests of the tokens that may come in an Authorization header (RFC 6750 §2.1). Several let a
 	// token be replaced without a gap.
 	Bearer []Digest
+
+	// Issuer checks the tokens of an authorization server that may come in an Authorization header.
+	Issuer *Issuer
+
+	// Certificates are the names that its TLS client certificate may have. The server must have verified its chain.
+	Certificates *CertificateNames
 
 	// Networks are the networks that a request may come from, by the address of the peer of the connection.
 	// X-Forwarded-For is never looked at: whoever reaches the port can write it. This is the way for classic EDC, which
@@ -93,14 +112,26 @@ func (r Rule) name() tokens.Caller {
 
 // AccessList is Access by configured rules.
 type AccessList struct {
-	bearers  []bearerRule
-	networks []networkRule
-	insecure tokens.Caller // empty: no
-	browsers *http.CrossOriginProtection
+	bearers      []bearerRule
+	issuers      []issuerRule
+	certificates []certificateRule
+	networks     []networkRule
+	insecure     tokens.Caller // empty: no
+	browsers     *http.CrossOriginProtection
 }
 
 type bearerRule struct {
 	digest Digest
+	caller tokens.Caller
+}
+
+type issuerRule struct {
+	issuer *Issuer
+	caller tokens.Caller
+}
+
+type certificateRule struct {
+	names  *CertificateNames
 	caller tokens.Caller
 }
 
@@ -112,7 +143,7 @@ type networkRule struct {
 // NewAccessList checks rules. Where networks of two control planes overlap, the smaller network wins.
 func NewAccessList(rules []Rule) (*AccessList, error) {
 	if len(rules) == 0 {
-		return nil, errors.New("nobody may signal: set a bearer token or a network, or insecure for everybody")
+		return nil, errors.New("nobody may signal: set a bearer token, an issuer of tokens, a client certificate or a network, or insecure for everybody")
 	}
 	a := &AccessList{browsers: http.NewCrossOriginProtection()}
 	for _, rule := range rules {
@@ -129,13 +160,13 @@ func NewAccessList(rules []Rule) (*AccessList, error) {
 
 func (a *AccessList) add(rule Rule) error {
 	ways := 0
-	for _, set := range []bool{len(rule.Bearer) > 0, len(rule.Networks) > 0, rule.Insecure} {
+	for _, set := range []bool{len(rule.Bearer) > 0, rule.Issuer != nil, rule.Certificates != nil, len(rule.Networks) > 0, rule.Insecure} {
 		if set {
 			ways++
 		}
 	}
 	if ways != 1 {
-		return errors.New("want exactly one of bearer tokens, networks and insecure")
+		return errors.New("want exactly one of bearer tokens, issuer, client certificates, networks and insecure")
 	}
 	for _, d := range rule.Bearer {
 		for _, other := range a.bearers {
@@ -144,6 +175,25 @@ func (a *AccessList) add(rule Rule) error {
 			}
 		}
 		a.bearers = append(a.bearers, bearerRule{d, rule.name()})
+	}
+	if rule.Issuer != nil {
+		for _, other := range a.issuers {
+			subject, shared := rule.Issuer.shares(other.issuer)
+			if shared {
+				// Even of the same control plane: each rule remembers the used tokens for itself.
+				return fmt.Errorf("subject %s of the issuer is also that of %q", subject, other.caller)
+			}
+		}
+		a.issuers = append(a.issuers, issuerRule{rule.Issuer, rule.name()})
+	}
+	if rule.Certificates != nil {
+		for _, other := range a.certificates {
+			name, shared := rule.Certificates.shares(other.names)
+			if shared && other.caller != rule.name() {
+				return fmt.Errorf("certificate name %s is also that of %q", name, other.caller)
+			}
+		}
+		a.certificates = append(a.certificates, certificateRule{rule.Certificates, rule.name()})
 	}
 	for _, p := range rule.Networks {
 		if !p.IsValid() || p.Addr().Is4In6() {
@@ -165,36 +215,65 @@ func (a *AccessList) add(rule Rule) error {
 	return nil
 }
 
-// Identify implements Access. A bearer token counts before the network, so that a control plane with a token is not taken
-// for the one whose network it happens to be in.
+// Identify implements Access. A bearer token counts before the client certificate, and that before the network, so that
+// a control plane with a credential is not taken for the one whose network it happens to be in.
 func (a *AccessList) Identify(r *http.Request) (tokens.Caller, error) {
 	token, presented := bearerToken(r.Header)
+	why := "unknown bearer token"
 	if presented {
 		caller, ok := a.byToken(token)
 		if ok {
 			return caller, nil
 		}
 	}
-	caller, ok := a.byNetwork(r.RemoteAddr)
-	if !ok && a.insecure != "" {
-		caller, ok = a.insecure, true
+	if presented && len(a.issuers) > 0 {
+		caller, err := a.byIssuer(r.Context(), token)
+		if err == nil {
+			return caller, nil
+		}
+		if !errors.Is(err, errRefused) {
+			// Not on to the network: it may be that of another control plane, whose flows these would then be.
+			return "", unavailable(err)
+		}
+		why = err.Error()
 	}
-	if ok {
-		// The peer's address is no credential that a web page lacks: a browser inside the network would send a forged
-		// terminate for it.
+	caller, reason := a.byConnection(r)
+	if caller != "" {
+		// The peer's address or certificate is no credential that a web page lacks: a browser inside the network, or one
+		// with the certificate, would send a forged terminate for it.
 		err := a.browsers.Check(r)
 		if err != nil {
 			return "", Forbidden("sent by a web page of another origin")
 		}
 		return caller, nil
 	}
-	if len(a.bearers) == 0 {
-		return "", Forbidden("peer is in no configured network")
+	if len(a.bearers) == 0 && len(a.issuers) == 0 {
+		return "", Forbidden(reason)
 	}
 	if presented {
-		return "", Unauthorized(`Bearer error="invalid_token"`, "unknown bearer token")
+		return "", Unauthorized(`Bearer error="invalid_token"`, why)
 	}
 	return "", Unauthorized("Bearer", "no bearer token") // RFC 6750 §3.1: no error code if nothing was presented
+}
+
+// byConnection identifies the control plane by what a request does not say itself, or says why it cannot.
+func (a *AccessList) byConnection(r *http.Request) (tokens.Caller, string) {
+	var reasons []string
+	if len(a.certificates) > 0 {
+		caller, err := a.byCertificate(r)
+		if err == nil {
+			return caller, ""
+		}
+		reasons = append(reasons, err.Error())
+	}
+	caller, ok := a.byNetwork(r.RemoteAddr)
+	if ok {
+		return caller, ""
+	}
+	if len(a.networks) > 0 {
+		reasons = append(reasons, "peer is in no configured network")
+	}
+	return a.insecure, strings.Join(reasons, "; ")
 }
 
 // byToken compares with every digest, so that the time says nothing of which one was near.
@@ -207,6 +286,25 @@ func (a *AccessList) byToken(token string) (tokens.Caller, bool) {
 		}
 	}
 	return caller, caller != ""
+}
+
+// byIssuer checks a token of an authorization server. The error is errRefused, or says why nobody can tell.
+func (a *AccessList) byIssuer(ctx context.Context, token string) (tokens.Caller, error) {
+	t, err := readIssued(token)
+	if err != nil {
+		return "", refused("%w", err)
+	}
+	for _, rule := range a.issuers {
+		if !rule.issuer.names(t) {
+			continue
+		}
+		err = rule.issuer.check(ctx, t)
+		if err != nil {
+			return "", err
+		}
+		return rule.caller, nil
+	}
+	return "", refused("iss and sub are those of no control plane")
 }
 
 func (a *AccessList) byNetwork(remote string) (tokens.Caller, bool) {

@@ -1,4 +1,6 @@
-package did
+// Package publicjwk reads the public keys that other parties publish as JSON Web Keys (RFC 7517), in DID documents and in
+// key sets, and accepts only those with which a signature can safely be checked.
+package publicjwk
 
 import (
 	"crypto"
@@ -29,9 +31,9 @@ const (
 // privateMembers are the members of a JWK that carry secrets (RFC 7518 §6.2.2, §6.3.2, §6.4.1; RFC 8037 §2).
 var privateMembers = []string{"d", "p", "q", "dp", "dq", "qi", "oth", "k"}
 
-// publicKey reads a JWK (RFC 7517) that has passed strictjson.Check and returns a key with which signatures can be
+// Parse reads a JWK (RFC 7517) that has passed strictjson.Check and returns a key with which signatures can be
 // checked: EC P-256 or P-384, Ed25519, or RSA of 2048 to 8192 bit.
-func publicKey(raw json.RawMessage) (crypto.PublicKey, error) {
+func Parse(raw json.RawMessage) (crypto.PublicKey, error) {
 	var m strictjson.Members
 	err := json.Unmarshal(raw, &m)
 	if err != nil || m == nil {
@@ -67,7 +69,7 @@ func publicKey(raw json.RawMessage) (crypto.PublicKey, error) {
 	if err != nil {
 		return nil, errors.New("key is not a valid JWK")
 	}
-	checked, err := checkNumbers(key)
+	checked, err := Check(key)
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +125,8 @@ func checkKind(m strictjson.Members) ([]string, error) {
 	return nil, errors.New("key has an unsupported type or curve")
 }
 
-func checkNumbers(key any) (crypto.PublicKey, error) {
+// Check returns the key if it is one that Parse accepts: of a supported kind, on its curve, of a bearable size.
+func Check(key any) (crypto.PublicKey, error) {
 	switch k := key.(type) {
 	case *ecdsa.PublicKey:
 		if k.Curve != elliptic.P256() && k.Curve != elliptic.P384() {

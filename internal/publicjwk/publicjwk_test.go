@@ -1,17 +1,23 @@
-package did
+package publicjwk
 
 import (
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/json"
 	"math/big"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/lestrrat-go/jwx/v2/jwk"
+
+	"github.com/edrgate/edrgate/internal/strictjson"
 )
 
 var rsaKey = sync.OnceValue(func() *rsa.PrivateKey {
@@ -24,7 +30,8 @@ var rsaKey = sync.OnceValue(func() *rsa.PrivateKey {
 
 func b64(n *big.Int) string { return base64.RawURLEncoding.EncodeToString(n.Bytes()) }
 
-func TestPublicKeyAccepts(t *testing.T) {
+func TestParseAccepts(t *testing.T) {
+	certificate := newCertificate(t)
 	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -45,8 +52,8 @@ func TestPublicKeyAccepts(t *testing.T) {
 		{"alg EdDSA", newEdKey(t), map[string]any{"alg": "EdDSA"}},
 		{"alg PS256", &rsaKey().PublicKey, map[string]any{"alg": "PS256"}},
 		{"unknown member", newECKey(t), map[string]any{"x-vendor": map[string]any{"a": 1}}},
-		{"own certificate", hostIdentity().certificate.Leaf.PublicKey, map[string]any{
-			"x5c": []string{base64.StdEncoding.EncodeToString(hostIdentity().certificate.Leaf.Raw)},
+		{"own certificate", certificate.PublicKey, map[string]any{
+			"x5c": []string{base64.StdEncoding.EncodeToString(certificate.Raw)},
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -54,13 +61,14 @@ func TestPublicKeyAccepts(t *testing.T) {
 			for name, v := range c.members {
 				m[name] = v
 			}
-			got, err := publicKey(encode(t, m))
+			got, err := Parse(encode(t, m))
 			wantKey(t, got, err, c.key)
 		})
 	}
 }
 
-func TestPublicKeyRefuses(t *testing.T) {
+func TestParseRefuses(t *testing.T) {
+	certificate := newCertificate(t)
 	ec, ed, other := newECKey(t), newEdKey(t), newECKey(t)
 	pub := &rsaKey().PublicKey
 	even := new(big.Int).Sub(pub.N, big.NewInt(1))
@@ -119,7 +127,7 @@ func TestPublicKeyRefuses(t *testing.T) {
 		"RSA e 0":             with(pub, "e", "AA"),
 		"RSA e huge":          with(pub, "e", b64(pub.N)),
 		"RSA no n":            with(pub, "n", nil),
-		"foreign certificate": with(ec, "x5c", []string{base64.StdEncoding.EncodeToString(hostIdentity().certificate.Leaf.Raw)}),
+		"foreign certificate": with(ec, "x5c", []string{base64.StdEncoding.EncodeToString(certificate.Raw)}),
 		"broken certificate":  with(ec, "x5c", []string{"AAAA"}),
 		"empty chain":         with(ec, "x5c", []string{}),
 		"chain no list":       with(ec, "x5c", "AAAA"),
@@ -129,7 +137,7 @@ func TestPublicKeyRefuses(t *testing.T) {
 		"absent":              []byte(nil),
 	} {
 		t.Run(name, func(t *testing.T) {
-			key, err := publicKey(encode(t, v))
+			key, err := Parse(encode(t, v))
 			if err == nil {
 				t.Errorf("accepted: %T", key)
 			}
@@ -137,10 +145,98 @@ func TestPublicKeyRefuses(t *testing.T) {
 	}
 }
 
-// The certificate of the tests must be one, or the rows above prove nothing.
-func TestHostIdentity(t *testing.T) {
-	_, err := hostIdentity().certificate.Leaf.Verify(x509.VerifyOptions{Roots: hostIdentity().roots, CurrentTime: time.Now()})
+// newCertificate returns a certificate with a key of its own.
+func newCertificate(t *testing.T) *x509.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return certificate
+}
+
+func newECKey(t *testing.T) *ecdsa.PublicKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &key.PublicKey
+}
+
+func newEdKey(t *testing.T) ed25519.PublicKey {
+	t.Helper()
+	key, _, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func jwkOf(t *testing.T, key crypto.PublicKey) map[string]any {
+	t.Helper()
+	k, err := jwk.FromRaw(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m map[string]any
+	err = json.Unmarshal(encode(t, k), &m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func encode(t *testing.T, v any) []byte {
+	t.Helper()
+	raw, ok := v.([]byte)
+	if ok {
+		return raw
+	}
+	data, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func wantKey(t *testing.T, got crypto.PublicKey, err error, want crypto.PublicKey) {
+	t.Helper()
+	if err != nil {
+		t.Fatalf("no key: %v", err)
+	}
+	k, ok := got.(interface{ Equal(crypto.PublicKey) bool })
+	if !ok || !k.Equal(want) {
+		t.Fatal("another key")
+	}
+}
+
+// FuzzParse: no JWK makes the reader fail otherwise than by an error, and none with a secret is accepted.
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(`{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`))
+	f.Add([]byte(`{"kty":"EC","crv":"P-256","x":"AA","y":"AA","use":"sig"}`))
+	f.Add([]byte(`{"kty":"RSA","n":"AQAB","e":"AQAB","alg":"RS256"}`))
+	f.Add([]byte(`{"kty":"oct","k":"c2VjcmV0"}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		members, err := strictjson.Parse(raw, strictjson.DefaultDepth)
+		if err != nil {
+			return
+		}
+		key, err := Parse(raw)
+		if (err == nil) != (key != nil) {
+			t.Errorf("key %v, error %v", key, err)
+		}
+		if err == nil && (members.Has("d") || members.Has("k")) {
+			t.Error("a key with a secret is accepted")
+		}
+	})
 }

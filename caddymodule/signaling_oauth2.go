@@ -1,0 +1,113 @@
+package caddymodule
+
+import (
+	"errors"
+	"net/netip"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/edrgate/edrgate/internal/dial"
+	"github.com/edrgate/edrgate/internal/jwks"
+	"github.com/edrgate/edrgate/signaling"
+)
+
+// SignalingOAuth2 says which JWTs of an authorization server let a control plane in: the authorization profile
+// oauth2_client_credentials of Data Plane Signaling. Placeholders are replaced when the config is loaded.
+type SignalingOAuth2 struct {
+	// Issuer is the iss of the tokens, byte by byte. Required.
+	Issuer string `json:"issuer,omitempty"`
+
+	// JWKS is where the issuer's key set is: an https URL, an http one of a loopback host, or the path of a file. It is
+	// read when the first token comes, and again every 5 minutes or for a key that it does not have. Required.
+	JWKS string `json:"jwks,omitempty"`
+
+	// Audience are the names of this data plane of which one must be in a token's aud. Default: the app's did.
+	Audience []string `json:"audience,omitempty"`
+
+	// Subjects are the ids of the control plane of which one must be the sub. Required.
+	Subjects []string `json:"subjects,omitempty"`
+}
+
+func (o *SignalingOAuth2) addOptions(options map[string]func(*caddyfile.Dispenser) error) {
+	options["issuer"] = text(&o.Issuer)
+	options["jwks"] = text(&o.JWKS)
+	options["audience"] = several(&o.Audience)
+	options["subject"] = several(&o.Subjects)
+}
+
+// check says what is missing. It asks nobody.
+func (o *SignalingOAuth2) check() error {
+	if o.Issuer == "" {
+		return errors.New("issuer is required")
+	}
+	if len(o.Subjects) == 0 {
+		return errors.New("subject is required: the issuer makes tokens for others than the control plane")
+	}
+	if o.JWKS == "" {
+		return errors.New("jwks is required: without the issuer's keys no signature can be verified")
+	}
+	return jwks.CheckLocation(o.JWKS)
+}
+
+// issuer builds what checks the tokens. Nothing is fetched yet: the issuer need not be up when Caddy starts.
+func (h *Signaling) issuer(o *SignalingOAuth2, replacer *caddy.Replacer) (*signaling.Issuer, error) {
+	replaced, err := o.replaced(replacer)
+	if err != nil {
+		return nil, err
+	}
+	err = replaced.check()
+	if err != nil {
+		return nil, err
+	}
+	// The operator named the host, so it may be in the inner network. Metadata services stay out of reach.
+	guard, err := dial.NewGuard(dial.Config{
+		AllowAddresses: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")},
+		DenyEndpoints:  adminEndpoints(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	set, err := jwks.New(jwks.Config{Location: replaced.JWKS, Guard: guard, Now: time.Now})
+	if err != nil {
+		return nil, err
+	}
+	h.keySets = append(h.keySets, set)
+	audience := replaced.Audience
+	if len(audience) == 0 {
+		audience = []string{h.app.DID}
+	}
+	return signaling.NewIssuer(signaling.IssuerConfig{
+		Issuer: replaced.Issuer, Keys: set, Audience: audience, Subjects: replaced.Subjects,
+		ClockSkew: time.Duration(h.app.ClockSkew), Now: time.Now,
+	})
+}
+
+// replaced returns the settings with the values of their placeholders.
+func (o *SignalingOAuth2) replaced(replacer *caddy.Replacer) (*SignalingOAuth2, error) {
+	r := &SignalingOAuth2{}
+	var err error
+	for _, field := range []struct {
+		from string
+		to   *string
+	}{{o.Issuer, &r.Issuer}, {o.JWKS, &r.JWKS}} {
+		*field.to, err = replacePlaceholders(replacer, field.from)
+		if err != nil {
+			return nil, err
+		}
+	}
+	for _, list := range []struct {
+		from []string
+		to   *[]string
+	}{{o.Audience, &r.Audience}, {o.Subjects, &r.Subjects}} {
+		for _, value := range list.from {
+			value, err = replacePlaceholders(replacer, value)
+			if err != nil {
+				return nil, err
+			}
+			*list.to = append(*list.to, value)
+		}
+	}
+	return r, nil
+}

@@ -1,0 +1,113 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/go-jose/go-jose/v4"
+
+	"github.com/edrgate/edrgate/internal/testkit"
+)
+
+func TestSignalingByIssuedToken(t *testing.T) {
+	g := newLiveGateway(t)
+	signer := testkit.NewWallet("did:web:login.example")
+	keys, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: signer.Key.Public(), KeyID: signer.KID, Use: "sig"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asked atomic.Int64
+	var down atomic.Bool
+	issuer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		if down.Load() {
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		_, _ = w.Write(keys)
+	}))
+	defer issuer.Close()
+	file := g.path("jwks.json")
+	err = os.WriteFile(file, keys, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	servers := g.servers()
+	load := func(way object) {
+		t.Helper()
+		servers["signaling"] = g.site("signaling", object{"handler": "edr_signaling", "auth": []object{{"oauth2": way}}})
+		g.load(g.app(), servers)
+	}
+	token := func(edits object) string {
+		now := time.Now().Unix()
+		claims := map[string]any{
+			"iss": "https://login.example", "sub": "control-plane-1", "aud": "did:web:provider.example",
+			"jti": time.Now().String(), "iat": now, "exp": now + 300,
+		}
+		for name, value := range edits {
+			claims[name] = value
+		}
+		return signer.Sign(claims)
+	}
+	check := func(name, token string, status int) {
+		t.Helper()
+		answer := g.message("signaling", "Authorization", "Bearer "+token)
+		if answer.status != status {
+			t.Errorf("%s: %d %s, want %d", name, answer.status, answer.body, status)
+		}
+		if (answer.header.Get("Retry-After") != "") != (status == http.StatusServiceUnavailable) {
+			t.Errorf("%s: Retry-After %q", name, answer.header.Get("Retry-After"))
+		}
+	}
+
+	down.Store(true)
+	load(object{"issuer": "https://login.example", "jwks": issuer.URL, "subjects": []string{"control-plane-1"}})
+	if asked.Load() != 0 {
+		t.Error("the key set is fetched when the config is loaded")
+	}
+	check("issuer is down", token(nil), http.StatusServiceUnavailable)
+	check("issuer is down, another subject", token(object{"sub": "other"}), http.StatusUnauthorized)
+	if asked.Load() != 1 {
+		t.Errorf("the issuer was asked %d times", asked.Load())
+	}
+	down.Store(false)
+	load(object{"issuer": "https://login.example", "jwks": issuer.URL, "subjects": []string{"control-plane-1"}})
+	first := token(nil)
+	check("good", first, http.StatusOK)
+	check("again", first, http.StatusUnauthorized)
+	check("audience", token(object{"aud": "dataplane-1"}), http.StatusUnauthorized)
+
+	load(object{
+		"issuer": "https://login.example", "jwks": file, "subjects": []string{"control-plane-0", "control-plane-1"}, "audience": []string{"dataplane-1"},
+	})
+	check("keys in a file", token(object{"aud": "dataplane-1"}), http.StatusOK)
+	check("own DID is not the audience", token(nil), http.StatusUnauthorized)
+	if strings.Contains(g.logged(), first[:20]) {
+		t.Error("a token is in the log")
+	}
+}
+
+func TestOAuth2SettingsRefused(t *testing.T) {
+	g := newLiveGateway(t)
+	for want, way := range map[string]object{
+		"issuer is required":   {"jwks": "/jwks.json", "subjects": []string{"a"}},
+		"jwks is required":     {"issuer": "https://login.example", "subjects": []string{"a"}},
+		"subject is required":  {"issuer": "https://login.example", "jwks": "/jwks.json"},
+		"want https":           {"issuer": "https://login.example", "jwks": "http://login.example/jwks", "subjects": []string{"a"}},
+		"env.EDR_TEST_NOTHING": {"issuer": "{env.EDR_TEST_NOTHING}", "jwks": "/jwks.json", "subjects": []string{"a"}},
+	} {
+		servers := g.servers()
+		servers["signaling"] = g.site("signaling", object{"handler": "edr_signaling", "auth": []object{{"oauth2": way}}})
+		err := caddy.Load(g.config(g.app(), servers), true)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+}

@@ -1,0 +1,260 @@
+package signaling
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lestrrat-go/jwx/v2/jwa"
+	"github.com/lestrrat-go/jwx/v2/jws"
+
+	"github.com/edrgate/edrgate/internal/compactjws"
+	"github.com/edrgate/edrgate/internal/jwks"
+)
+
+// issuedAlgorithms are what an issuer may sign with. Symmetric ones are not among them: with one in the list, a public key
+// would be taken for a shared secret (RFC 8725 §2.1).
+var issuedAlgorithms = map[string]jwa.SignatureAlgorithm{
+	"ES256": jwa.ES256, "ES384": jwa.ES384, "EdDSA": jwa.EdDSA, "PS256": jwa.PS256, "RS256": jwa.RS256,
+}
+
+const (
+	issuedLimit = 8 << 10 // bytes of a token
+
+	// maxIssuedLife is how long a token may live. A longer one is a password, and its jti would be remembered for as long.
+	maxIssuedLife = 24 * time.Hour
+
+	// maxTokenID is the length of a jti in bytes, since it is kept in memory.
+	maxTokenID = 256
+
+	// replayEntries bounds the memory for token ids. One per message, each for some minutes, is far from it.
+	replayEntries = 1 << 16
+)
+
+// Keys finds the keys of an issuer. An error that is jwks.ErrUnknownKey is a definite no; any other one means that nobody
+// can tell.
+type Keys interface {
+	Keys(ctx context.Context, kid string) ([]crypto.PublicKey, error)
+}
+
+// IssuerConfig says which tokens of an authorization server let a control plane in: the profile
+// oauth2_client_credentials of Data Plane Signaling.
+type IssuerConfig struct {
+	// Issuer is the iss of the tokens, compared byte by byte. Required.
+	Issuer string
+
+	// Keys verify them. Required, although the profile would do without: a token whose signature nobody checks is written
+	// by anybody.
+	Keys Keys
+
+	// Audience are the names by which a token can be meant for us; one of them must be in aud. Required.
+	Audience []string
+
+	// Subjects are the ids of the control plane, one of which must be the sub. An issuer serves others, too. Required.
+	Subjects []string
+
+	// ClockSkew is the tolerance for the issuer's clock. Default: none.
+	ClockSkew time.Duration
+
+	// Now is the clock. Default: the system's.
+	Now func() time.Time
+}
+
+// Issuer checks the tokens of one authorization server for one control plane. It is safe for concurrent use.
+type Issuer struct {
+	c    IssuerConfig
+	seen *replays
+}
+
+// NewIssuer checks c. It asks nobody.
+func NewIssuer(c IssuerConfig) (*Issuer, error) {
+	if c.Issuer == "" {
+		return nil, errors.New("issuer is required")
+	}
+	if c.Keys == nil {
+		return nil, errors.New("the issuer's keys are required: without them no signature can be verified")
+	}
+	if len(c.Audience) == 0 || slices.Contains(c.Audience, "") {
+		return nil, errors.New("audience is required: a token for another service must not open this one")
+	}
+	if len(c.Subjects) == 0 || slices.Contains(c.Subjects, "") {
+		return nil, errors.New("subject is required: the issuer makes tokens for others than the control plane")
+	}
+	if c.ClockSkew < 0 {
+		return nil, errors.New("clock skew must not be negative")
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	c.Audience, c.Subjects = slices.Clone(c.Audience), slices.Clone(c.Subjects)
+	return &Issuer{c: c, seen: newReplays(replayEntries)}, nil
+}
+
+// shares returns a subject that both have at the same issuer.
+func (i *Issuer) shares(other *Issuer) (string, bool) {
+	for _, subject := range i.c.Subjects {
+		if i.c.Issuer == other.c.Issuer && slices.Contains(other.c.Subjects, subject) {
+			return subject, true
+		}
+	}
+	return "", false
+}
+
+// issued is a token whose claims are read and not proven.
+type issued struct {
+	raw      string
+	alg      jwa.SignatureAlgorithm
+	kid      string
+	issuer   string
+	subject  string
+	audience []string
+	id       string // jti; empty: none
+	expires  time.Time
+	issuedAt time.Time
+	notUntil time.Time // nbf; zero: none
+}
+
+// String prints nothing of it.
+func (*issued) String() string { return "redacted" }
+
+// tokenTypes are the values of typ, in lower case, that a token for requests can have (RFC 9068 §2.1; RFC 7519 §5.1).
+// Others, such as logout+jwt, are the issuer's for other purposes (RFC 8725 §3.11).
+var tokenTypes = []string{"", "jwt", "at+jwt", "application/at+jwt"}
+
+// readIssued takes a token apart and returns what is missing or of the wrong form in it, without its values.
+func readIssued(raw string) (*issued, error) {
+	parsed, err := compactjws.Parse(raw, issuedLimit)
+	if err != nil {
+		return nil, err
+	}
+	alg, ok := issuedAlgorithms[parsed.Header.Alg]
+	if !ok {
+		return nil, errors.New("algorithm is not accepted")
+	}
+	if !slices.Contains(tokenTypes, strings.ToLower(parsed.Header.Typ)) {
+		return nil, errors.New("typ is not that of an access token")
+	}
+	if parsed.Header.Kid == "" {
+		return nil, errors.New("header names no key")
+	}
+	t := &issued{raw: raw, alg: alg, kid: parsed.Header.Kid}
+	claims := parsed.Claims
+	for _, required := range []struct {
+		name string
+		to   *string
+	}{{"iss", &t.issuer}, {"sub", &t.subject}} {
+		*required.to, err = claims.String(required.name)
+		if err != nil {
+			return nil, err
+		}
+	}
+	t.audience, err = claims.StringOrList("aud")
+	if err != nil {
+		return nil, err
+	}
+	for _, required := range []struct {
+		name string
+		to   *time.Time
+	}{{"exp", &t.expires}, {"iat", &t.issuedAt}, {"nbf", &t.notUntil}} {
+		if required.name == "nbf" && !claims.Has("nbf") {
+			continue
+		}
+		*required.to, err = claims.NumericDate(required.name)
+		if err != nil {
+			return nil, err
+		}
+	}
+	if !claims.Has("jti") { // the profile says it should be there; without it a repeat cannot be told
+		return t, nil
+	}
+	t.id, err = claims.String("jti")
+	if err != nil {
+		return nil, err
+	}
+	if t.id == "" || len(t.id) > maxTokenID {
+		return nil, errors.New("jti is empty or too long")
+	}
+	return t, nil
+}
+
+// names reports whether a token says to be of this issuer for this control plane.
+func (i *Issuer) names(t *issued) bool {
+	return t.issuer == i.c.Issuer && slices.Contains(i.c.Subjects, t.subject)
+}
+
+// errRefused is wrapped by definite refusals of a token.
+var errRefused = errors.New("token refused")
+
+func refused(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", errRefused, fmt.Errorf(format, args...))
+}
+
+// check proves a token and uses it up. An error that is not errRefused means that nobody can tell now. What needs no key
+// comes first, so that a stranger cannot make us ask the issuer, or fill the memory of ids.
+func (i *Issuer) check(ctx context.Context, t *issued) error {
+	err := i.checkClaims(t)
+	if err != nil {
+		return err
+	}
+	keys, err := i.c.Keys.Keys(ctx, t.kid)
+	if errors.Is(err, jwks.ErrUnknownKey) {
+		return refused("%w", err)
+	}
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(keys, t.verifies) {
+		return refused("the signature does not verify")
+	}
+	if t.id == "" {
+		return nil
+	}
+	return i.seen.use(t.id, i.c.Now(), t.expires.Add(i.c.ClockSkew))
+}
+
+func (i *Issuer) checkClaims(t *issued) error {
+	if !slices.ContainsFunc(t.audience, func(name string) bool { return slices.Contains(i.c.Audience, name) }) {
+		return refused("aud does not name this data plane") // RFC 7519 §4.1.3
+	}
+	now, skew := i.c.Now(), i.c.ClockSkew
+	if !now.Before(t.expires.Add(skew)) { // RFC 7519 §4.1.4
+		return refused("expired %s ago", now.Sub(t.expires).Truncate(time.Second))
+	}
+	if t.notUntil.After(now.Add(skew)) { // RFC 7519 §4.1.5
+		return refused("not valid yet")
+	}
+	if t.issuedAt.After(now.Add(skew)) { // RFC 7519 §4.1.6
+		return refused("issued in the future")
+	}
+	if t.expires.After(t.issuedAt.Add(maxIssuedLife)) {
+		return refused("lives longer than %s", maxIssuedLife)
+	}
+	return nil
+}
+
+// verifies reports whether the signature is that of a key. The algorithm has to be one of the key's kind, whatever the
+// token says (RFC 8725 §3.1).
+func (t *issued) verifies(key crypto.PublicKey) bool {
+	fits := false
+	switch public := key.(type) {
+	case *ecdsa.PublicKey:
+		fits = t.alg == jwa.ES256 && public.Curve == elliptic.P256() || t.alg == jwa.ES384 && public.Curve == elliptic.P384()
+	case ed25519.PublicKey:
+		fits = t.alg == jwa.EdDSA
+	case *rsa.PublicKey:
+		fits = t.alg == jwa.PS256 || t.alg == jwa.RS256
+	}
+	if !fits {
+		return false
+	}
+	_, err := jws.Verify([]byte(t.raw), jws.WithKey(t.alg, key))
+	return err == nil
+}
