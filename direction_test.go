@@ -32,7 +32,7 @@ var mayImport = map[string][]string{
 	"store":           {},
 	"store/badger":    {"store"},
 	"store/memory":    {"store"},
-	"store/storetest": {"store"},
+	"store/storetest": {"store", "internal"},
 	"internal":        {"internal"},
 	"integration":     {"internal"}, // knows the gateway by its sockets only
 	"examples":        {"internal"},

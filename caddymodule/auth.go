@@ -168,22 +168,7 @@ func (h *Auth) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.
 //
 // dataset and route may be repeated. One of dataset, route and any_dataset is required.
 func (h *Auth) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	d.Next()
-	if d.NextArg() {
-		return d.ArgErr()
-	}
-	for d.NextBlock(0) {
-		err := h.unmarshalOption(d)
-		if err != nil {
-			return err
-		}
-	}
-	// What only the whole block shows. Values are checked where they are read, so that errors have the line of the option.
-	err := h.check()
-	if err != nil {
-		return d.WrapErr(err)
-	}
-	return nil
+	return unmarshalBlock(d, h.unmarshalOption, h.check)
 }
 
 func (h *Auth) unmarshalOption(d *caddyfile.Dispenser) error {

@@ -14,6 +14,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/edrgate/edrgate/internal/testkit"
 )
 
 func TestControlPlaneCaddyfile(t *testing.T) {
@@ -167,8 +169,8 @@ func TestRevocationIsReported(t *testing.T) {
 			t.Errorf("%s: %d %s", flow, answer.status, answer.body)
 		}
 	}
-	eventually(t, "both reports", func() bool { return len(plane.all()) >= 2 })
-	eventually(t, "nothing owed", func() bool { _, owed := g.running().service.Load().DueReports(); return owed == 0 })
+	testkit.Eventually(t, "both reports", func() bool { return len(plane.all()) >= 2 })
+	testkit.Eventually(t, "nothing owed", func() bool { _, owed := g.running().service.Load().DueReports(); return owed == 0 })
 	if plane.about("/control/transfers/dps/dataflow/completed") != 1 || plane.about("/control/transferprocess/classic/fail") != 1 || len(plane.all()) != 2 {
 		t.Errorf("%v", plane.all())
 	}
@@ -193,7 +195,7 @@ func TestReportSurvivesARestart(t *testing.T) {
 	if answer := g.admin("POST", "/edrgate/flows/flow-1/revoke", ""); answer.status != http.StatusOK {
 		t.Fatalf("%d %s", answer.status, answer.body)
 	}
-	eventually(t, "a refused attempt, settled", func() bool {
+	testkit.Eventually(t, "a refused attempt, settled", func() bool {
 		f, err := g.running().service.Load().Flow(context.Background(), "flow-1")
 		if err != nil {
 			t.Fatal(err)
@@ -207,7 +209,7 @@ func TestReportSurvivesARestart(t *testing.T) {
 	plane.answer(http.StatusOK)
 	before := len(plane.all())
 	g.load(app, g.servers())
-	eventually(t, "the report, delivered", func() bool {
+	testkit.Eventually(t, "the report, delivered", func() bool {
 		f, err := g.running().service.Load().Flow(context.Background(), "flow-1")
 		if err != nil {
 			t.Fatal(err)
@@ -240,7 +242,7 @@ func TestRegisteredControlPlaneIsTold(t *testing.T) {
 	if answer := g.admin("POST", "/edrgate/flows/flow-1/revoke", ""); answer.status != http.StatusOK {
 		t.Fatalf("%d %s", answer.status, answer.body)
 	}
-	eventually(t, "the report", func() bool { return plane.about("/tenant-1/signaling/transfers/flow-1/dataflow/completed") == 1 })
+	testkit.Eventually(t, "the report", func() bool { return plane.about("/tenant-1/signaling/transfers/flow-1/dataflow/completed") == 1 })
 	gone := g.send("signaling", g.request(http.MethodDelete, "http://localhost/controlplanes/cp-1", nil))
 	if gone.status != http.StatusNoContent {
 		t.Errorf("%d %s", gone.status, gone.body)
@@ -255,5 +257,5 @@ func TestRevocationWithoutCallback(t *testing.T) {
 	if !strings.Contains(answer.body, `"control_plane":"no_callback"`) {
 		t.Errorf("%d %s", answer.status, answer.body)
 	}
-	eventually(t, "a warning", func() bool { return strings.Contains(g.logged(), "it has no callback") })
+	testkit.Eventually(t, "a warning", func() bool { return strings.Contains(g.logged(), "it has no callback") })
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"maps"
 	"net"
@@ -19,6 +20,8 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	_ "github.com/caddyserver/caddy/v2/modules/caddyhttp/rewrite"
 	_ "github.com/caddyserver/caddy/v2/modules/logging"
+
+	"github.com/edrgate/edrgate/internal/testkit"
 )
 
 // underTest are the handlers of the running Caddy, by the name that its configuration uses.
@@ -124,22 +127,18 @@ func (w *dataWorld) run(server object, handlers ...object) {
 }
 
 // log stops nothing and returns what has been logged, once it holds text.
-func (w *dataWorld) log(text string) string {
+func (w *dataWorld) log(want string) string {
 	w.t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for {
+	var text string
+	testkit.Eventually(w.t, fmt.Sprintf("the log holds %q", want), func() bool {
 		data, err := os.ReadFile(w.logFile)
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		if strings.Contains(string(data), text) {
-			return string(data)
-		}
-		if time.Now().After(deadline) {
-			w.t.Fatalf("the log does not hold %q:\n%s", text, data)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+		text = string(data)
+		return strings.Contains(text, want)
+	})
+	return text
 }
 
 // reply is an answer with its body.

@@ -26,6 +26,8 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/lestrrat-go/jwx/v2/jwk"
 	"github.com/lestrrat-go/jwx/v2/jws"
+
+	"github.com/edrgate/edrgate/internal/testkit"
 )
 
 // A liveGateway is this process's Caddy with a config of ours. Caddy has one running config, so tests that use it must
@@ -162,7 +164,7 @@ type answered struct {
 func (g *liveGateway) send(site string, r *http.Request) answered {
 	g.t.Helper()
 	var response *http.Response
-	eventually(g.t, "an answer", func() bool {
+	testkit.Eventually(g.t, "an answer", func() bool {
 		again := r.Clone(r.Context())
 		if r.GetBody != nil {
 			again.Body, _ = r.GetBody()
@@ -322,18 +324,6 @@ func (c *consumer) sign(payload []byte, kid string) string {
 		c.t.Fatal(err)
 	}
 	return string(signed)
-}
-
-// eventually waits until a condition holds.
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for !holds() {
-		if time.Now().After(deadline) {
-			t.Fatalf("never: %s", what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
 }
 
 // gateHandler is a handler that holds requests until they are released, to have one under way during a reload.

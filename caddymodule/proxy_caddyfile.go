@@ -35,18 +35,23 @@ func parseProxy(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 // backends is required; it, secret and request_headers may be repeated. The value of a secret is best a placeholder,
 // {file./run/secrets/name}.
 func (h *Proxy) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	d.Next()
+	return unmarshalBlock(d, h.unmarshalOption, h.check)
+}
+
+// unmarshalBlock reads a directive of the data path that has options only. option reads one; check finds what only the whole
+// block shows. Values are checked where they are read, so that errors have the line of the option.
+func unmarshalBlock(d *caddyfile.Dispenser, option func(*caddyfile.Dispenser) error, check func() error) error {
+	d.Next() // the directive's name
 	if d.NextArg() {
 		return d.ArgErr()
 	}
 	for d.NextBlock(0) {
-		err := h.unmarshalOption(d)
+		err := option(d)
 		if err != nil {
 			return err
 		}
 	}
-	// What only the whole block shows. Values are checked where they are read, so that errors have the line of the option.
-	err := h.check()
+	err := check()
 	if err != nil {
 		return d.WrapErr(err)
 	}

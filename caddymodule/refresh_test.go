@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/edrgate/edrgate/internal/testkit"
 	"github.com/edrgate/edrgate/tokens"
 )
 
@@ -266,7 +267,7 @@ func TestRenewalErrorFormat(t *testing.T) {
 					"Authorization", "Bearer "+c.proof(e.access, nil))
 			}
 			// A connection that was kept alive may lead to the server of the config before.
-			eventually(t, "the answer that starts with "+tt.want, func() bool {
+			testkit.Eventually(t, "the answer that starts with "+tt.want, func() bool {
 				return strings.HasPrefix(g.send("data", r).body, tt.want)
 			})
 		})
@@ -293,7 +294,7 @@ func TestRenewalLog(t *testing.T) {
 	} {
 		g.send("data", r)
 	}
-	eventually(t, "access log", func() bool { return strings.Contains(g.logged(), `"/seen"`) })
+	testkit.Eventually(t, "access log", func() bool { return strings.Contains(g.logged(), `"/seen"`) })
 	log := g.logged()
 	for _, secret := range []string{e.refresh, e.access, proof} {
 		if strings.Contains(log, secret) {

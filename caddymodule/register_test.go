@@ -12,6 +12,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/edrgate/edrgate/internal/testkit"
 )
 
 func TestRegisterCaddyfile(t *testing.T) {
@@ -150,7 +152,7 @@ func TestGatewayRegisters(t *testing.T) {
 		"protocol": "classic", "url": plane.URL + "/v1/dataplanes", "signaling_url": "http://10.0.0.5:8181/", "id": "gateway", "api_key": "canary-key",
 	}}}}
 	g.load(app, g.servers())
-	eventually(t, "a registration", func() bool { n, _ := plane.registrations(); return n == 1 })
+	testkit.Eventually(t, "a registration", func() bool { n, _ := plane.registrations(); return n == 1 })
 	_, body := plane.registrations()
 	for _, want := range []string{`"@id":"gateway"`, `"url":"http://10.0.0.5:8181/v1/dataflows"`, `"allowedTransferTypes":["HttpData-PULL","ProxyHttpData-PULL"]`} {
 		if !strings.Contains(body, want) {
@@ -158,7 +160,7 @@ func TestGatewayRegisters(t *testing.T) {
 		}
 	}
 	g.load(app, g.servers())
-	eventually(t, "a look at what is registered", func() bool { return strings.Contains(g.logged(), "control plane knows this data plane") })
+	testkit.Eventually(t, "a look at what is registered", func() bool { return strings.Contains(g.logged(), "control plane knows this data plane") })
 	err := caddy.Stop()
 	if err != nil {
 		t.Fatal(err)

@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/edrgate/edrgate/internal/testkit"
 )
 
 // authority issues certificates, to the server and to whoever else asks.
@@ -169,7 +171,7 @@ func TestSignalingByCertificate(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			// A connection may still be taken, and dropped, by the server of the config before.
-			eventually(t, "403", func() bool {
+			testkit.Eventually(t, "403", func() bool {
 				status, err := g.messageOver(roots, client)
 				if err == nil && status != http.StatusForbidden {
 					t.Errorf("%d", status)

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/edrgate/edrgate/internal/testkit"
 )
 
 func TestCacheIsBoundedByNumber(t *testing.T) {
@@ -74,7 +76,7 @@ func TestRefetchBudget(t *testing.T) {
 func TestResolverDropsWhatWasUsedLongestAgo(t *testing.T) {
 	h := newHost(t)
 	b := newBench(t, func(c *Config) { c.MaxEntries = 1 }, h)
-	key := newECKey(t)
+	key := testkit.ECKey(t)
 	h.serve(t, documentOf(t, h.did(), "k", key))
 	b.wantAsked(t, h, key)
 	_, err := b.ResolveKey(t.Context(), keyP256, keyP256)

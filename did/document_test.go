@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/edrgate/edrgate/internal/publicjwk"
+	"github.com/edrgate/edrgate/internal/testkit"
 )
 
 const docDID = "did:web:wallet.example:alice"
@@ -31,7 +32,7 @@ func TestRecordedDocument(t *testing.T) {
 				t.Errorf("%s: %v", policy, failure)
 				continue
 			}
-			if got := jwkOf(t, key)["x"]; got != "3IlIbRvk-wJkGjPQa5f4jrqtn59qJmwq4MpoFtitWEM" {
+			if got := testkit.JWK(t, key)["x"]; got != "3IlIbRvk-wJkGjPQa5f4jrqtn59qJmwq4MpoFtitWEM" {
 				t.Errorf("%s: x is %v", policy, got)
 			}
 		}
@@ -65,7 +66,7 @@ func apply(to, members map[string]any) {
 }
 
 func TestDocumentRules(t *testing.T) {
-	ec, ed := newECKey(t), newEdKey(t)
+	ec, ed := testkit.ECKey(t), testkit.EdKey(t)
 	own := methodOf(t, docDID, "k", ec)
 	second := methodOf(t, docDID, "k2", ed)
 	relative := methodOf(t, docDID, "k", ec)
@@ -74,7 +75,7 @@ func TestDocumentRules(t *testing.T) {
 	bare["id"] = "k"
 	foreign := methodOf(t, "did:web:other.example", "k2", ed)
 	foreign["controller"] = docDID
-	privateKey := jwkOf(t, ec)
+	privateKey := testkit.JWK(t, ec)
 	privateKey["d"] = "AQ"
 
 	const unparsable Code = CodeUnparsable

@@ -14,11 +14,13 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/edrgate/edrgate/internal/testkit"
 )
 
 func TestFetch(t *testing.T) {
 	h := newHost(t)
-	key := newECKey(t)
+	key := testkit.ECKey(t)
 	seen := make(chan *http.Request, 1)
 	body := encode(t, documentOf(t, h.did(), "k", key))
 	h.handle(func(w http.ResponseWriter, r *http.Request) {
@@ -43,7 +45,7 @@ func TestFetch(t *testing.T) {
 
 func TestFetchPath(t *testing.T) {
 	h := newHost(t)
-	key := newECKey(t)
+	key := testkit.ECKey(t)
 	did := h.did() + ":BPNL00000000000A:wallet"
 	body := encode(t, documentOf(t, did, "k", key))
 	h.handle(func(w http.ResponseWriter, r *http.Request) {
@@ -60,7 +62,7 @@ func TestFetchPath(t *testing.T) {
 // The set-up of the test kit of Data Plane Signaling: did:web:localhost%3A8083 by plain http.
 func TestFetchPlainHTTP(t *testing.T) {
 	h := newPlainHost(t)
-	did, key := h.didOf("localhost"), newECKey(t)
+	did, key := h.didOf("localhost"), testkit.ECKey(t)
 	h.serve(t, documentOf(t, did, "k", key))
 	b := newBench(t, func(c *Config) {
 		c.AllowHTTP = []string{fmt.Sprintf("localhost:%d", h.port)}
@@ -73,7 +75,7 @@ func TestFetchPlainHTTP(t *testing.T) {
 
 // Every way in which a host can fail is "cannot tell", and no key comes of it.
 func TestFetchFailures(t *testing.T) {
-	key := newECKey(t)
+	key := testkit.ECKey(t)
 	for _, c := range []struct {
 		name    string
 		handler func(did string) http.HandlerFunc
@@ -182,7 +184,7 @@ func text(s string) func(string) http.HandlerFunc {
 
 func TestFetchLargestDocument(t *testing.T) {
 	h := newHost(t)
-	key := newECKey(t)
+	key := testkit.ECKey(t)
 	doc := encode(t, documentOf(t, h.did(), "k", key))
 	h.handle(text(string(doc) + strings.Repeat(" ", maxDocumentBytes-len(doc)))(""))
 	got, err := newBench(t, nil, h).ResolveKey(context.Background(), h.did(), "#k")
@@ -234,7 +236,7 @@ func TestFetchTLS(t *testing.T) {
 				b.names.SetAddress("other.example", "127.0.0.1")
 				did = h.didOf("other.example")
 			}
-			h.serve(t, documentOf(t, did, "k", newECKey(t)))
+			h.serve(t, documentOf(t, did, "k", testkit.ECKey(t)))
 			_, err := b.ResolveKey(context.Background(), did, "#k")
 			wantCode(t, err, CodeTLS)
 			h.wantRequests(t, 0)
@@ -245,7 +247,7 @@ func TestFetchTLS(t *testing.T) {
 // A host that speaks plain http is not asked by plain http instead.
 func TestFetchNeverFallsBack(t *testing.T) {
 	h := newPlainHost(t)
-	h.serve(t, documentOf(t, h.did(), "k", newECKey(t)))
+	h.serve(t, documentOf(t, h.did(), "k", testkit.ECKey(t)))
 	_, err := newBench(t, nil, h).ResolveKey(context.Background(), h.did(), "#k")
 	e := wantCode(t, err, CodeTLS)
 	if e.Refused() {
@@ -273,7 +275,7 @@ func TestFetchUnreachable(t *testing.T) {
 
 func TestFetchDenied(t *testing.T) {
 	h := newHost(t)
-	h.serve(t, documentOf(t, h.did(), "k", newECKey(t)))
+	h.serve(t, documentOf(t, h.did(), "k", testkit.ECKey(t)))
 	for _, c := range []struct {
 		name, address string
 		change        func(*Config)
@@ -317,7 +319,7 @@ func TestFetchDenied(t *testing.T) {
 // DNS rebinding: the name was checked when the first document was fetched, and points inside for the second.
 func TestFetchSeesRebinding(t *testing.T) {
 	h := newHost(t)
-	key := newECKey(t)
+	key := testkit.ECKey(t)
 	h.serve(t, documentOf(t, h.did(), "k", key), "Connection", "close")
 	b := newBench(t, func(c *Config) { c.StaleIfError = -1 }, h)
 	b.names.Set(walletName,
@@ -337,7 +339,7 @@ func TestFetchSeesRebinding(t *testing.T) {
 
 func TestFetchSurvivesAPanic(t *testing.T) {
 	h := newHost(t)
-	h.serve(t, documentOf(t, h.did(), "k", newECKey(t)))
+	h.serve(t, documentOf(t, h.did(), "k", testkit.ECKey(t)))
 	b := newBench(t, nil, h)
 	b.slots = nil // the first thing that a fetch uses
 	_, err := b.ResolveKey(context.Background(), h.did(), "#k")

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/edrgate/edrgate/internal/testkit"
 )
 
 // gate holds requests until it is opened, and tells when one has come.
@@ -53,7 +55,7 @@ func (b *bench) async(ctx context.Context, did, kid string) <-chan outcome {
 
 func TestOneFetchForAll(t *testing.T) {
 	h := newHost(t)
-	key := newECKey(t)
+	key := testkit.ECKey(t)
 	h.serve(t, documentOf(t, h.did(), "k", key))
 	g := newGate()
 	g.hold(h)
@@ -63,7 +65,7 @@ func TestOneFetchForAll(t *testing.T) {
 	for range callers {
 		waiting = append(waiting, b.async(context.Background(), h.did(), "#k"))
 	}
-	eventually(t, "all wait for one flight", func() bool { return b.waiters(h.did()) == callers })
+	testkit.Eventually(t, "all wait for one flight", func() bool { return b.waiters(h.did()) == callers })
 	close(g.open)
 	for _, c := range waiting {
 		o := <-c
@@ -75,7 +77,7 @@ func TestOneFetchForAll(t *testing.T) {
 // The first caller goes away; those who joined it still get their answer, from the same fetch.
 func TestFirstCallerGoesAway(t *testing.T) {
 	h := newHost(t)
-	key := newECKey(t)
+	key := testkit.ECKey(t)
 	h.serve(t, documentOf(t, h.did(), "k", key))
 	g := newGate()
 	g.hold(h)
@@ -84,7 +86,7 @@ func TestFirstCallerGoesAway(t *testing.T) {
 	first := b.async(ctx, h.did(), "#k")
 	<-g.arrived
 	second := b.async(context.Background(), h.did(), "#k")
-	eventually(t, "both wait", func() bool { return b.waiters(h.did()) == 2 })
+	testkit.Eventually(t, "both wait", func() bool { return b.waiters(h.did()) == 2 })
 	cancel()
 	o := <-first
 	wantCode(t, o.err, CodeCanceled)
@@ -100,7 +102,7 @@ func TestFirstCallerGoesAway(t *testing.T) {
 // When nobody waits any more, the fetch ends, and it says nothing about the host.
 func TestLastCallerGoesAway(t *testing.T) {
 	h := newHost(t)
-	key := newECKey(t)
+	key := testkit.ECKey(t)
 	h.serve(t, documentOf(t, h.did(), "k", key))
 	g := newGate()
 	g.hold(h)
@@ -137,7 +139,7 @@ func TestCallerWithDeadline(t *testing.T) {
 // Who joins a fetch that had begun before may see a document from before. It looks again before it says no.
 func TestJoinedFetchIsNoRefusal(t *testing.T) {
 	h := newHost(t)
-	old, fresh := newECKey(t), newECKey(t)
+	old, fresh := testkit.ECKey(t), testkit.ECKey(t)
 	h.serve(t, documentOf(t, h.did(), "k", old))
 	g := newGate()
 	g.hold(h)
@@ -155,7 +157,7 @@ func TestJoinedFetchIsNoRefusal(t *testing.T) {
 		key, err := b.RefetchKey(context.Background(), h.did(), "#k2")
 		past <- outcome{key, err}
 	}()
-	eventually(t, "all wait", func() bool { return b.waiters(h.did()) == late+2 })
+	testkit.Eventually(t, "all wait", func() bool { return b.waiters(h.did()) == late+2 })
 	body := encode(t, documentOf(t, h.did(), "k2", fresh))
 	var once atomic.Bool
 	h.handle(func(w http.ResponseWriter, _ *http.Request) {
@@ -198,7 +200,7 @@ func TestFetchesPerHostAreBounded(t *testing.T) {
 	for range maxFetchesPerHost {
 		<-g.arrived
 	}
-	eventually(t, "all wait for a slot", func() bool { return b.slots.users(walletName) == callers })
+	testkit.Eventually(t, "all wait for a slot", func() bool { return b.slots.users(walletName) == callers })
 	h.wantRequests(t, maxFetchesPerHost)
 	close(g.open)
 	for _, c := range waiting {
@@ -227,7 +229,7 @@ func (s *slots) users(host string) int {
 // A fetch that finds no slot in time says nothing about the host, so the next one tries again.
 func TestNoSlotInTime(t *testing.T) {
 	h := newHost(t)
-	key := newECKey(t)
+	key := testkit.ECKey(t)
 	h.serve(t, documentOf(t, h.did(), "k", key))
 	b := newBench(t, nil, h)
 	var releases []func()
@@ -257,7 +259,7 @@ func TestSlowHostDelaysNobody(t *testing.T) {
 	slow, good := newHost(t), newHost(t)
 	g := newGate()
 	g.hold(slow)
-	key := newECKey(t)
+	key := testkit.ECKey(t)
 	b := newBench(t, nil, slow, good)
 	b.names.SetAddress("slow.hosts.example", "127.0.0.1")
 	good.serve(t, documentOf(t, good.did(), "k", key))
@@ -341,7 +343,7 @@ func TestClose(t *testing.T) {
 // Many callers, many DIDs, comings and goings: for the race detector.
 func TestConcurrentUse(t *testing.T) {
 	h := newHost(t)
-	key := newECKey(t)
+	key := testkit.ECKey(t)
 	h.handle(func(w http.ResponseWriter, r *http.Request) {
 		name := r.URL.Path[1 : len(r.URL.Path)-len("/did.json")]
 		_, _ = w.Write(encode(t, documentOf(t, h.did()+":"+name, "k", key)))

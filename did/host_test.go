@@ -3,7 +3,6 @@ package did
 import (
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
@@ -26,8 +25,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/lestrrat-go/jwx/v2/jwk"
 
 	"github.com/edrgate/edrgate/internal/dial/dialtest"
 	"github.com/edrgate/edrgate/internal/testkit"
@@ -223,42 +220,10 @@ func newBench(t *testing.T, change func(*Config), hosts ...*host) *bench {
 	return b
 }
 
-func newECKey(t *testing.T) *ecdsa.PublicKey {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &key.PublicKey
-}
-
-func newEdKey(t *testing.T) ed25519.PublicKey {
-	t.Helper()
-	key, _, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
-}
-
-func jwkOf(t *testing.T, key crypto.PublicKey) map[string]any {
-	t.Helper()
-	k, err := jwk.FromRaw(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var m map[string]any
-	err = json.Unmarshal(encode(t, k), &m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return m
-}
-
 func methodOf(t *testing.T, did, fragment string, key crypto.PublicKey) map[string]any {
 	t.Helper()
 	return map[string]any{
-		"id": did + "#" + fragment, "type": "JsonWebKey2020", "controller": did, "publicKeyJwk": jwkOf(t, key),
+		"id": did + "#" + fragment, "type": "JsonWebKey2020", "controller": did, "publicKeyJwk": testkit.JWK(t, key),
 	}
 }
 
@@ -324,22 +289,6 @@ func parsed(t *testing.T, did string) identifier {
 		t.Fatal(err)
 	}
 	return id
-}
-
-// eventually polls until ok holds; it fails the test after ten seconds.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.NewTimer(10 * time.Second)
-	defer deadline.Stop()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-deadline.C:
-			t.Fatalf("waited in vain: %s", what)
-		case <-tick.C:
-		}
-	}
 }
 
 // waiters counts who waits for the flight to did.

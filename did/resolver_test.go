@@ -8,6 +8,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/edrgate/edrgate/internal/testkit"
 )
 
 // ask resolves "#k".
@@ -23,7 +25,7 @@ func (b *bench) wantAsked(t *testing.T, h *host, want any) {
 
 func TestDocumentIsCached(t *testing.T) {
 	h := newHost(t)
-	key := newECKey(t)
+	key := testkit.ECKey(t)
 	h.serve(t, documentOf(t, h.did(), "k", key))
 	b := newBench(t, nil, h)
 	first, err := b.ask(h)
@@ -36,7 +38,7 @@ func TestDocumentIsCached(t *testing.T) {
 	}
 	h.wantRequests(t, 1)
 
-	other := newECKey(t)
+	other := testkit.ECKey(t)
 	h.serve(t, documentOf(t, h.did(), "k", other))
 	b.clock.Advance(time.Second)
 	b.wantAsked(t, h, other)
@@ -45,7 +47,7 @@ func TestDocumentIsCached(t *testing.T) {
 
 func TestCacheControlShortens(t *testing.T) {
 	h := newHost(t)
-	key := newECKey(t)
+	key := testkit.ECKey(t)
 	h.serve(t, documentOf(t, h.did(), "k", key), "Cache-Control", "public, max-age=60")
 	b := newBench(t, nil, h)
 	b.wantAsked(t, h, key)
@@ -59,7 +61,7 @@ func TestCacheControlShortens(t *testing.T) {
 
 func TestClockSetBack(t *testing.T) {
 	h := newHost(t)
-	key := newECKey(t)
+	key := testkit.ECKey(t)
 	h.serve(t, documentOf(t, h.did(), "k", key))
 	b := newBench(t, nil, h)
 	b.wantAsked(t, h, key)
@@ -71,7 +73,7 @@ func TestClockSetBack(t *testing.T) {
 // A consumer that rolls its key is served at its first proof with the new one.
 func TestNewKeyWorksAtOnce(t *testing.T) {
 	h := newHost(t)
-	old, fresh := newECKey(t), newEdKey(t)
+	old, fresh := testkit.ECKey(t), testkit.EdKey(t)
 	h.serve(t, documentOf(t, h.did(), "k", old))
 	b := newBench(t, nil, h)
 	b.wantAsked(t, h, old)
@@ -89,7 +91,7 @@ func TestNewKeyWorksAtOnce(t *testing.T) {
 // A key replaced under its old name is found by looking past the cache.
 func TestRefetchKey(t *testing.T) {
 	h := newHost(t)
-	old, fresh := newECKey(t), newECKey(t)
+	old, fresh := testkit.ECKey(t), testkit.ECKey(t)
 	h.serve(t, documentOf(t, h.did(), "k", old))
 	b := newBench(t, nil, h)
 	b.wantAsked(t, h, old)
@@ -103,7 +105,7 @@ func TestRefetchKey(t *testing.T) {
 
 func TestRefetchIsLimited(t *testing.T) {
 	h := newHost(t)
-	key := newECKey(t)
+	key := testkit.ECKey(t)
 	h.serve(t, documentOf(t, h.did(), "k", key))
 	b := newBench(t, nil, h)
 	b.wantAsked(t, h, key)
@@ -153,7 +155,7 @@ func TestRefetchIsLimited(t *testing.T) {
 func TestRefetchIsLimitedPerDID(t *testing.T) {
 	h := newHost(t)
 	other := h.did() + ":other"
-	h.serve(t, documentOf(t, other, "k", newECKey(t)))
+	h.serve(t, documentOf(t, other, "k", testkit.ECKey(t)))
 	b := newBench(t, nil, h)
 	for range refetchBurst {
 		_, err := b.RefetchKey(context.Background(), other, "#k")
@@ -174,17 +176,17 @@ func TestRefusalsAreNotCached(t *testing.T) {
 		doc  func(t *testing.T, did string) any
 		want Code
 	}{
-		{"key missing", func(t *testing.T, did string) any { return documentOf(t, did, "k2", newECKey(t)) }, CodeNoKey},
+		{"key missing", func(t *testing.T, did string) any { return documentOf(t, did, "k2", testkit.ECKey(t)) }, CodeNoKey},
 		{"document of another", func(t *testing.T, _ string) any {
-			return documentOf(t, "did:web:other.example", "k", newECKey(t))
+			return documentOf(t, "did:web:other.example", "k", testkit.ECKey(t))
 		}, CodeOtherID},
 		{"controller of another", func(t *testing.T, did string) any {
-			doc := documentOf(t, did, "k", newECKey(t))
+			doc := documentOf(t, did, "k", testkit.ECKey(t))
 			doc["verificationMethod"].([]any)[0].(map[string]any)["controller"] = "did:web:other.example"
 			return doc
 		}, CodeOtherController},
 		{"bad key", func(t *testing.T, did string) any {
-			doc := documentOf(t, did, "k", newECKey(t))
+			doc := documentOf(t, did, "k", testkit.ECKey(t))
 			doc["verificationMethod"].([]any)[0].(map[string]any)["publicKeyJwk"] = map[string]any{"kty": "oct"}
 			return doc
 		}, CodeBadKey},
@@ -201,7 +203,7 @@ func TestRefusalsAreNotCached(t *testing.T) {
 				}
 				h.wantRequests(t, i+1)
 			}
-			key := newECKey(t)
+			key := testkit.ECKey(t)
 			h.serve(t, documentOf(t, h.did(), "k", key))
 			b.wantAsked(t, h, key)
 			h.wantRequests(t, 3)
@@ -211,7 +213,7 @@ func TestRefusalsAreNotCached(t *testing.T) {
 
 func TestFailureIsCached(t *testing.T) {
 	h := newHost(t)
-	key := newECKey(t)
+	key := testkit.ECKey(t)
 	h.status(http.StatusInternalServerError)
 	b := newBench(t, nil, h)
 	_, err := b.ask(h)
@@ -238,7 +240,7 @@ func TestFailureIsCached(t *testing.T) {
 // A success ends a failure even where the clock makes it look recent again.
 func TestSuccessEndsFailure(t *testing.T) {
 	h := newHost(t)
-	key := newECKey(t)
+	key := testkit.ECKey(t)
 	h.status(http.StatusServiceUnavailable)
 	b := newBench(t, nil, h)
 	_, err := b.ask(h)
@@ -279,7 +281,7 @@ func TestFailureIsNotCachedIfSo(t *testing.T) {
 // While its host fails, a key seen before is good for fifteen minutes more; any other is not.
 func TestStaleIfError(t *testing.T) {
 	h := newHost(t)
-	key := newECKey(t)
+	key := testkit.ECKey(t)
 	h.serve(t, documentOf(t, h.did(), "k", key))
 	b := newBench(t, nil, h)
 	b.wantAsked(t, h, key)
@@ -308,12 +310,12 @@ func TestStaleIfError(t *testing.T) {
 
 func TestStaleIfErrorEndsWithACleanAnswer(t *testing.T) {
 	h := newHost(t)
-	key := newECKey(t)
+	key := testkit.ECKey(t)
 	h.serve(t, documentOf(t, h.did(), "k", key))
 	b := newBench(t, nil, h)
 	b.wantAsked(t, h, key)
 	b.clock.Advance(5 * time.Minute)
-	h.serve(t, documentOf(t, h.did(), "k2", newECKey(t)))
+	h.serve(t, documentOf(t, h.did(), "k2", testkit.ECKey(t)))
 	_, err := b.ask(h)
 	wantCode(t, err, CodeNoKey)
 	h.status(http.StatusServiceUnavailable)
@@ -333,7 +335,7 @@ func TestStaleIfErrorOff(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t)
-			key := newECKey(t)
+			key := testkit.ECKey(t)
 			h.serve(t, documentOf(t, h.did(), "k", key), c.header...)
 			b := newBench(t, c.change, h)
 			b.wantAsked(t, h, key)
@@ -348,7 +350,7 @@ func TestStaleIfErrorOff(t *testing.T) {
 // A refetch that fails takes nothing from what is in the cache.
 func TestFailedRefetchKeepsTheCache(t *testing.T) {
 	h := newHost(t)
-	key := newECKey(t)
+	key := testkit.ECKey(t)
 	h.serve(t, documentOf(t, h.did(), "k", key))
 	b := newBench(t, nil, h)
 	b.wantAsked(t, h, key)

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/edrgate/edrgate/internal/publicjwk"
+	"github.com/edrgate/edrgate/internal/testkit"
 )
 
 // Examples of the did:key and did:jwk specifications.
@@ -56,10 +57,10 @@ func keyDID(codec string, raw []byte) string {
 }
 
 func TestSelfContained(t *testing.T) {
-	ed, ec := newEdKey(t), newECKey(t)
+	ed, ec := testkit.EdKey(t), testkit.ECKey(t)
 	compressed := compress(t, ec)
 	jwkDID := func(key crypto.PublicKey) string {
-		return "did:jwk:" + base64.RawURLEncoding.EncodeToString(encode(t, jwkOf(t, key)))
+		return "did:jwk:" + base64.RawURLEncoding.EncodeToString(encode(t, testkit.JWK(t, key)))
 	}
 	b := newBench(t, nil)
 	for _, c := range []struct {
@@ -113,7 +114,7 @@ func TestSelfContainedIsDecodedOnce(t *testing.T) {
 }
 
 func TestSelfContainedRefuses(t *testing.T) {
-	ec := newECKey(t)
+	ec := testkit.ECKey(t)
 	compressed := compress(t, ec)
 	uncompressed, err := ec.Bytes()
 	if err != nil {
@@ -128,7 +129,7 @@ func TestSelfContainedRefuses(t *testing.T) {
 		}
 	}
 	raw := func(s string) string { return "did:jwk:" + base64.RawURLEncoding.EncodeToString([]byte(s)) }
-	private := jwkOf(t, ec)
+	private := testkit.JWK(t, ec)
 	private["d"] = "AQ"
 	b := newBench(t, nil)
 	for name, did := range map[string]string{

@@ -198,7 +198,7 @@ func (k *conformanceKit) await(t *testing.T, g *gateway, message exchange, file 
 	if err != nil || recorded.State == "" {
 		t.Fatalf("%s has no state: %v", file, err)
 	}
-	eventually(t, "the flow is "+recorded.State, func() bool { return k.send(t, g, message).State == recorded.State })
+	testkit.Eventually(t, "the flow is "+recorded.State, func() bool { return k.send(t, g, message).State == recorded.State })
 	return recorded.State
 }
 

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/edrgate/edrgate/internal/testkit"
 )
 
 // TestFullDisk: the store's engine dies of SIGBUS on a full disk, and with it the process. Control planes do not repeat a
@@ -25,7 +27,7 @@ func TestFullDisk(t *testing.T) {
 			parties[p.name()+" "+what] = newParty(g, p, hosts, p.name()+"-"+what, "weather")
 		}
 	}
-	eventually(t, "the store has its reserve", func() bool {
+	testkit.Eventually(t, "the store has its reserve", func() bool {
 		info, err := os.Stat(filepath.Join(disk.store, "reserve"))
 		return err == nil && info.Size() == 64<<20
 	})
@@ -176,7 +178,7 @@ func (d *disk) free() {
 
 func (d *disk) awaitSpace(state string) {
 	d.t.Helper()
-	eventually(d.t, "the store's space is "+state, func() bool {
+	testkit.Eventually(d.t, "the store's space is "+state, func() bool {
 		return d.gateway.scrape().value("edrgate_store_space_state", "state", state) == 1
 	})
 }

@@ -154,7 +154,7 @@ func settled(g *gateway) resources {
 	g.t.Helper()
 	const calm = 10 // measurements in a row without a smaller one
 	least, since := resourcesOf(g), 0
-	eventually(g.t, "the process is idle", func() bool {
+	testkit.Eventually(g.t, "the process is idle", func() bool {
 		now := resourcesOf(g)
 		since++
 		if now.files < least.files || now.goroutines < least.goroutines {
@@ -184,7 +184,7 @@ func openFiles(g *gateway, m metrics) int {
 func wantNoMore(g *gateway, before resources) {
 	g.t.Helper()
 	var now resources
-	eventually(g.t, "files and goroutines are as few as before", func() bool {
+	testkit.Eventually(g.t, "files and goroutines are as few as before", func() bool {
 		now = resourcesOf(g)
 		return now.files <= before.files && now.goroutines <= before.goroutines
 	})

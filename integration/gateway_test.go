@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/edrgate/edrgate/internal/testkit"
 )
 
 // patience is how long anything that ought to happen may take. It is long since the machine may be busy.
@@ -139,7 +141,7 @@ func (g *gateway) start() {
 
 func (g *gateway) awaitReady() {
 	g.t.Helper()
-	eventually(g.t, "the gateway serves", func() bool {
+	testkit.Eventually(g.t, "the gateway serves", func() bool {
 		select {
 		case err := <-g.exited:
 			g.process = nil
@@ -255,22 +257,6 @@ func (g *gateway) adminDo(method, path, body string) reply {
 		g.t.Fatal(err)
 	}
 	return send(g.t, g.admin, request)
-}
-
-// eventually polls until the condition holds.
-func eventually(t testing.TB, what string, condition func() bool) {
-	t.Helper()
-	deadline := time.NewTimer(patience)
-	defer deadline.Stop()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for !condition() {
-		select {
-		case <-deadline.C:
-			t.Fatalf("waited %s in vain: %s", patience, what)
-		case <-tick.C:
-		}
-	}
 }
 
 // tail returns the end of a file, for messages.

@@ -31,7 +31,7 @@ func TestFlowFromStartToEnd(t *testing.T) {
 			if second.refresh == first.refresh || second.access == first.access {
 				t.Error("the renewal gave back a token that was presented")
 			}
-			eventually(t, "the token expires", func() bool { return g.get("/berlin", second.access).status != http.StatusOK })
+			testkit.Eventually(t, "the token expires", func() bool { return g.get("/berlin", second.access).status != http.StatusOK })
 			wantRefusal(t, g.get("/berlin", second.access), "expired", p.refused(), "")
 
 			g.config.app = "token_ttl 1h"

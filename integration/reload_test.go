@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/edrgate/edrgate/internal/testkit"
 )
 
 // TestReloadsUnderLoadFailNoRequest: every request gets the right answer. A reload replaces the HTTP server, which closes
@@ -202,7 +204,7 @@ func TestValidateBesideTheLiveServer(t *testing.T) {
 func awaitStorageCleaned(g *gateway) {
 	g.t.Helper()
 	storage := g.path("xdg-data", "caddy")
-	eventually(g.t, "Caddy has cleaned its storage", func() bool {
+	testkit.Eventually(g.t, "Caddy has cleaned its storage", func() bool {
 		_, err := os.Stat(filepath.Join(storage, "last_clean.json"))
 		locks, globErr := filepath.Glob(filepath.Join(storage, "locks", "*"))
 		return err == nil && globErr == nil && len(locks) == 0

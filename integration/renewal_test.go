@@ -212,12 +212,12 @@ func TestQueryOfARenewalIsInNoLog(t *testing.T) {
 	elsewhere.query = url.Values{"page": {"1"}}
 	elsewhere.send(g).want(t, http.StatusUnauthorized)
 
-	eventually(t, "the access log has the other request", func() bool { return strings.Contains(read(t, g.accessLog()), "page=1") })
+	testkit.Eventually(t, "the access log has the other request", func() bool { return strings.Contains(read(t, g.accessLog()), "page=1") })
 	access := read(t, g.accessLog())
 	if strings.Contains(access, "refresh_token") || strings.Contains(access, "grant_type") {
 		t.Error("the access log has the query of a renewal")
 	}
-	eventually(t, "both renewals have a line of their own", func() bool {
+	testkit.Eventually(t, "both renewals have a line of their own", func() bool {
 		return strings.Count(read(t, g.errorLog()), `"msg":"renewal"`) == 2
 	})
 	if strings.Contains(read(t, g.errorLog()), "refresh_token=") {

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"sync"
 	"testing"
+
+	"github.com/edrgate/edrgate/internal/testkit"
 )
 
 // TestKilledBetweenCommitAndAnswer: the process is killed when it has made a flow durable and the control plane has not
@@ -197,7 +199,7 @@ func readAnswer(r io.Reader) (reply, error) {
 func (l *silentLine) swallowed(t testing.TB) reply {
 	t.Helper()
 	var answer reply
-	eventually(t, "the gateway answers", func() bool {
+	testkit.Eventually(t, "the gateway answers", func() bool {
 		select {
 		case answer = <-l.answers:
 			return true

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/edrgate/edrgate/internal/testkit"
 	"github.com/edrgate/edrgate/store"
 )
 
@@ -374,20 +375,13 @@ func TestFirstUseIsRecordedOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(10 * time.Second)
-	for {
+	testkit.Eventually(t, "first use recorded", func() bool {
 		f, err := x.Flow(context.Background(), "flow-1")
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !f.Used.IsZero() {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("first use not recorded")
-		}
-		time.Sleep(time.Millisecond)
-	}
+		return !f.Used.IsZero()
+	})
 	cancel()
 	<-done
 	record, err := x.store.Get(context.Background(), flowKind, flowKey("default", "flow-1"))

@@ -3,7 +3,6 @@ package publicjwk
 import (
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
@@ -15,9 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lestrrat-go/jwx/v2/jwk"
-
 	"github.com/edrgate/edrgate/internal/strictjson"
+	"github.com/edrgate/edrgate/internal/testkit"
 )
 
 var rsaKey = sync.OnceValue(func() *rsa.PrivateKey {
@@ -41,23 +39,23 @@ func TestParseAccepts(t *testing.T) {
 		key     crypto.PublicKey
 		members map[string]any
 	}{
-		{"P-256", newECKey(t), nil},
+		{"P-256", testkit.ECKey(t), nil},
 		{"P-384", &p384.PublicKey, nil},
-		{"Ed25519", newEdKey(t), nil},
+		{"Ed25519", testkit.EdKey(t), nil},
 		{"RSA", &rsaKey().PublicKey, nil},
-		{"use sig", newECKey(t), map[string]any{"use": "sig"}},
-		{"key_ops verify", newECKey(t), map[string]any{"key_ops": []string{"verify"}}},
-		{"key_ops with verify", newECKey(t), map[string]any{"key_ops": []string{"sign", "verify"}}},
-		{"alg ES256", newECKey(t), map[string]any{"alg": "ES256"}},
-		{"alg EdDSA", newEdKey(t), map[string]any{"alg": "EdDSA"}},
+		{"use sig", testkit.ECKey(t), map[string]any{"use": "sig"}},
+		{"key_ops verify", testkit.ECKey(t), map[string]any{"key_ops": []string{"verify"}}},
+		{"key_ops with verify", testkit.ECKey(t), map[string]any{"key_ops": []string{"sign", "verify"}}},
+		{"alg ES256", testkit.ECKey(t), map[string]any{"alg": "ES256"}},
+		{"alg EdDSA", testkit.EdKey(t), map[string]any{"alg": "EdDSA"}},
 		{"alg PS256", &rsaKey().PublicKey, map[string]any{"alg": "PS256"}},
-		{"unknown member", newECKey(t), map[string]any{"x-vendor": map[string]any{"a": 1}}},
+		{"unknown member", testkit.ECKey(t), map[string]any{"x-vendor": map[string]any{"a": 1}}},
 		{"own certificate", certificate.PublicKey, map[string]any{
 			"x5c": []string{base64.StdEncoding.EncodeToString(certificate.Raw)},
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			m := jwkOf(t, c.key)
+			m := testkit.JWK(t, c.key)
 			for name, v := range c.members {
 				m[name] = v
 			}
@@ -69,7 +67,7 @@ func TestParseAccepts(t *testing.T) {
 
 func TestParseRefuses(t *testing.T) {
 	certificate := newCertificate(t)
-	ec, ed, other := newECKey(t), newEdKey(t), newECKey(t)
+	ec, ed, other := testkit.ECKey(t), testkit.EdKey(t), testkit.ECKey(t)
 	pub := &rsaKey().PublicKey
 	even := new(big.Int).Sub(pub.N, big.NewInt(1))
 	p521, err := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
@@ -77,7 +75,7 @@ func TestParseRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	with := func(key crypto.PublicKey, name string, v any) map[string]any {
-		m := jwkOf(t, key)
+		m := testkit.JWK(t, key)
 		if v == nil {
 			delete(m, name)
 			return m
@@ -105,7 +103,7 @@ func TestParseRefuses(t *testing.T) {
 		"alg HS256":           with(pub, "alg", "HS256"),
 		"alg none":            with(ec, "alg", "none"),
 		"alg no string":       with(ec, "alg", 5),
-		"P-521":               jwkOf(t, &p521.PublicKey),
+		"P-521":               testkit.JWK(t, &p521.PublicKey),
 		"secp256k1":           with(ec, "crv", "secp256k1"),
 		"wrong curve":         with(ec, "crv", "P-384"),
 		"no curve":            with(ec, "crv", nil),
@@ -115,7 +113,7 @@ func TestParseRefuses(t *testing.T) {
 		"Ed448":               with(ed, "crv", "Ed448"),
 		"no x":                with(ec, "x", nil),
 		"no y":                with(ec, "y", nil),
-		"off the curve":       with(ec, "y", jwkOf(t, other)["y"]),
+		"off the curve":       with(ec, "y", testkit.JWK(t, other)["y"]),
 		"zero point":          map[string]any{"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"},
 		"coordinate too long": with(ec, "x", base64.RawURLEncoding.EncodeToString(make([]byte, 1000))),
 		"Ed25519 short":       with(ed, "x", "AAAA"),
@@ -162,38 +160,6 @@ func newCertificate(t *testing.T) *x509.Certificate {
 		t.Fatal(err)
 	}
 	return certificate
-}
-
-func newECKey(t *testing.T) *ecdsa.PublicKey {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &key.PublicKey
-}
-
-func newEdKey(t *testing.T) ed25519.PublicKey {
-	t.Helper()
-	key, _, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
-}
-
-func jwkOf(t *testing.T, key crypto.PublicKey) map[string]any {
-	t.Helper()
-	k, err := jwk.FromRaw(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var m map[string]any
-	err = json.Unmarshal(encode(t, k), &m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return m
 }
 
 func encode(t *testing.T, v any) []byte {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/edrgate/edrgate/internal/testkit"
 	"github.com/edrgate/edrgate/tokens"
 )
 
@@ -342,23 +343,13 @@ func TestChecksThatStop(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { x.Run(ctx); close(done) }()
-	poll := func(what string, holds func() bool) {
-		t.Helper()
-		deadline := time.Now().Add(10 * time.Second)
-		for !holds() {
-			if time.Now().After(deadline) {
-				t.Fatalf("never: %s", what)
-			}
-			time.Sleep(time.Millisecond)
-		}
-	}
-	poll("registered", func() bool { return x.observer.count(RegistrationMade) == 1 })
+	testkit.Eventually(t, "registered", func() bool { return x.observer.count(RegistrationMade) == 1 })
 	s.set(func(s *selector) { s.list = "[]" })
 	now := time.Now()
 	x.Checked("another", now)
 	x.Checked("cp", now)
 	x.Checked("cp", now.Add(time.Millisecond))
-	poll("registered again", func() bool { return x.observer.count(RegistrationMade) == 2 })
+	testkit.Eventually(t, "registered again", func() bool { return x.observer.count(RegistrationMade) == 2 })
 	x.Checked("cp", now.Add(time.Hour)) // a timer that is stopped when the registrar ends
 	cancel()
 	<-done

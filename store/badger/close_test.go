@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/edrgate/edrgate/internal/testkit"
 )
 
 // A call that does not end (a disk that does not answer) keeps Close from returning for a while, not for ever, and the
@@ -18,7 +20,7 @@ func TestCloseIsBounded(t *testing.T) {
 		t.Errorf("close while a call is held: got error %v", err)
 	}
 	l.finish(t)
-	until(t, "close succeeds", func() bool { return s.Close() == nil })
+	testkit.Eventually(t, "close succeeds", func() bool { return s.Close() == nil })
 	if !s.db.IsClosed() {
 		t.Error("the engine is still open")
 	}
@@ -35,7 +37,7 @@ func TestCloseEndsGoroutines(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	until(t, "goroutines end", func() bool { return goroutines() == 0 })
+	testkit.Eventually(t, "goroutines end", func() bool { return goroutines() == 0 })
 }
 
 // goroutines counts those of the store and of the engine, but for the test's own.

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/edrgate/edrgate/internal/testkit"
 	"github.com/edrgate/edrgate/store"
 )
 
@@ -68,17 +69,6 @@ func (r *recorder) sawFailure(in string) bool {
 	return false
 }
 
-func until(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for !holds() {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain: %s", what)
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
-
 func create(t *testing.T, s *Store, ids ...string) {
 	t.Helper()
 	for _, id := range ids {
@@ -125,7 +115,7 @@ func (l leader) finish(t *testing.T) {
 // queued waits until n changes wait for the leader.
 func queued(t *testing.T, s *Store, n int) {
 	t.Helper()
-	until(t, fmt.Sprintf("%d changes wait", n), func() bool {
+	testkit.Eventually(t, fmt.Sprintf("%d changes wait", n), func() bool {
 		s.commits.mu.Lock()
 		defer s.commits.mu.Unlock()
 		return len(s.commits.queue) == n

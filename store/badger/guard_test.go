@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/edrgate/edrgate/internal/testkit"
 	"github.com/edrgate/edrgate/store"
 )
 
@@ -102,7 +103,7 @@ func TestGuard(t *testing.T) {
 				t.Fatal(err)
 			}
 			d.free.Store(test.free)
-			until(t, "the guard sees it", func() bool { return seen.saw(test.state) })
+			testkit.Eventually(t, "the guard sees it", func() bool { return seen.saw(test.state) })
 			for name, got := range attempts(t, s) {
 				var want error
 				switch {
@@ -117,13 +118,13 @@ func TestGuard(t *testing.T) {
 			}
 
 			d.free.Store(plenty)
-			until(t, "the guard sees that there is space again", func() bool { return seen.saw(SpaceOK) })
+			testkit.Eventually(t, "the guard sees that there is space again", func() bool { return seen.saw(SpaceOK) })
 			for name, got := range attempts(t, s) {
 				if got != nil && name != "creation of what exists" {
 					t.Errorf("afterwards %s: got error %v", name, got)
 				}
 			}
-			until(t, "the reserve is there again", func() bool { return reserveSize(t, dir) == smallReserve })
+			testkit.Eventually(t, "the reserve is there again", func() bool { return reserveSize(t, dir) == smallReserve })
 		})
 	}
 }
@@ -184,19 +185,19 @@ func TestReserve(t *testing.T) {
 		t.Errorf("what was left of another reserve is still there: %v", err)
 	}
 	d.free.Store(criticalBytes - 1)
-	until(t, "the guard sees it", func() bool { return seen.saw(SpaceReserve) })
+	testkit.Eventually(t, "the guard sees it", func() bool { return seen.saw(SpaceReserve) })
 	if reserveSize(t, dir) != 0 {
 		t.Errorf("reserve has %d bytes on a disk that is nearly full", reserveSize(t, dir))
 	}
 	// What the reserve has set free is not space to write the reserve with.
 	d.free.Store(minFree - 1)
-	until(t, "the guard sees it", func() bool { return seen.saw(SpaceLow) })
+	testkit.Eventually(t, "the guard sees it", func() bool { return seen.saw(SpaceLow) })
 	s.guard.restore()
 	if reserveSize(t, dir) != 0 {
 		t.Errorf("reserve has %d bytes on a disk with little space", reserveSize(t, dir))
 	}
 	d.free.Store(plenty)
-	until(t, "the reserve is written again", func() bool { return reserveSize(t, dir) == smallReserve })
+	testkit.Eventually(t, "the reserve is written again", func() bool { return reserveSize(t, dir) == smallReserve })
 }
 
 // Space may run short while the reserve is written. Then there is none, not a part of one.
@@ -240,7 +241,7 @@ func TestNoReserve(t *testing.T) {
 	d := &disk{}
 	onDisk(t, d, Options{Dir: dir, ReserveBytes: -1, Observer: seen})
 	d.free.Store(floorBytes)
-	until(t, "the guard sees it", func() bool { return seen.saw(SpaceReserve) })
+	testkit.Eventually(t, "the guard sees it", func() bool { return seen.saw(SpaceReserve) })
 	if reserveSize(t, dir) != -1 {
 		t.Errorf("reserve has %d bytes, want none", reserveSize(t, dir))
 	}
@@ -286,7 +287,7 @@ func TestFreeSpaceUnknown(t *testing.T) {
 	d := &disk{}
 	s := onDisk(t, d, Options{Observer: seen})
 	d.broken.Store(true)
-	until(t, "the observer is told", func() bool { return seen.sawFailure("space") })
+	testkit.Eventually(t, "the observer is told", func() bool { return seen.sawFailure("space") })
 	for name, err := range attempts(t, s) {
 		if err != nil && name != "creation of what exists" {
 			t.Errorf("%s after a failed measurement: %v", name, err)

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/edrgate/edrgate/internal/testkit"
 	"github.com/edrgate/edrgate/store"
 )
 
@@ -104,7 +105,7 @@ func testCloseWaits(t *testing.T, f *fixture) {
 		}
 		closed <- err
 	}()
-	until(t, "close lets no call in", func() bool {
+	testkit.Eventually(t, "close lets no call in", func() bool {
 		return errors.Is(f.Health(t.Context()), store.ErrClosed)
 	})
 	close(release)
@@ -153,19 +154,7 @@ func testCloseUnderLoad(t *testing.T, f *fixture) {
 			}
 		})
 	}()
-	until(t, "calls run", func() bool { return running.Load() > 40 })
+	testkit.Eventually(t, "calls run", func() bool { return running.Load() > 40 })
 	inParallel(3, func(int) { closeStore(t, f.Store) })
 	<-done
-}
-
-// until waits for what will come true, not for long.
-func until(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for !holds() {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain: %s", what)
-		}
-		time.Sleep(time.Millisecond)
-	}
 }
