@@ -44,7 +44,7 @@ func change(t *testing.T, key crypto.PublicKey, members map[string]any) []byte {
 	t.Helper()
 	doc := documentOf(t, docDID, "k", key)
 	apply(doc, members)
-	return encode(t, doc)
+	return testkit.JSON(t, doc)
 }
 
 // changeMethod does the same in its verification method.

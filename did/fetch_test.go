@@ -22,7 +22,7 @@ func TestFetch(t *testing.T) {
 	h := newHost(t)
 	key := testkit.ECKey(t)
 	seen := make(chan *http.Request, 1)
-	body := encode(t, documentOf(t, h.did(), "k", key))
+	body := testkit.JSON(t, documentOf(t, h.did(), "k", key))
 	h.handle(func(w http.ResponseWriter, r *http.Request) {
 		seen <- r
 		w.Header()["Content-Type"] = nil // as the test kit of Data Plane Signaling
@@ -47,7 +47,7 @@ func TestFetchPath(t *testing.T) {
 	h := newHost(t)
 	key := testkit.ECKey(t)
 	did := h.did() + ":BPNL00000000000A:wallet"
-	body := encode(t, documentOf(t, did, "k", key))
+	body := testkit.JSON(t, documentOf(t, did, "k", key))
 	h.handle(func(w http.ResponseWriter, r *http.Request) {
 		if r.RequestURI != "/BPNL00000000000A/wallet/did.json" {
 			http.NotFound(w, r)
@@ -90,7 +90,7 @@ func TestFetchFailures(t *testing.T) {
 		{"partial content", func(did string) http.HandlerFunc {
 			return func(w http.ResponseWriter, _ *http.Request) {
 				w.WriteHeader(http.StatusPartialContent)
-				_, _ = w.Write(encode(t, documentOf(t, did, "k", key)))
+				_, _ = w.Write(testkit.JSON(t, documentOf(t, did, "k", key)))
 			}
 		}, CodeStatus},
 		{"redirect to itself", redirect("/other/did.json"), CodeRedirect},
@@ -99,7 +99,7 @@ func TestFetchFailures(t *testing.T) {
 			return func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Location", "/x")
 				w.WriteHeader(http.StatusTemporaryRedirect)
-				_, _ = w.Write(encode(t, documentOf(t, did, "k", key)))
+				_, _ = w.Write(testkit.JSON(t, documentOf(t, did, "k", key)))
 			}
 		}, CodeRedirect},
 		{"not modified", answer(http.StatusNotModified), CodeRedirect},
@@ -109,12 +109,12 @@ func TestFetchFailures(t *testing.T) {
 			return func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Content-Encoding", "gzip")
 				z := gzip.NewWriter(w)
-				_, _ = z.Write(encode(t, documentOf(t, did, "k", key)))
+				_, _ = z.Write(testkit.JSON(t, documentOf(t, did, "k", key)))
 				_ = z.Close()
 			}
 		}, CodeUnparsable},
 		{"one byte too large", func(did string) http.HandlerFunc {
-			doc := encode(t, documentOf(t, did, "k", key))
+			doc := testkit.JSON(t, documentOf(t, did, "k", key))
 			return text(string(doc) + strings.Repeat(" ", maxDocumentBytes-len(doc)+1))(did)
 		}, CodeTooLarge},
 		{"declared large", func(string) http.HandlerFunc {
@@ -123,13 +123,13 @@ func TestFetchFailures(t *testing.T) {
 		{"huge headers", func(did string) http.HandlerFunc {
 			return func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("X-Filler", strings.Repeat("a", 64<<10))
-				_, _ = w.Write(encode(t, documentOf(t, did, "k", key)))
+				_, _ = w.Write(testkit.JSON(t, documentOf(t, did, "k", key)))
 			}
 		}, CodeConnect},
 		{"cut off", func(did string) http.HandlerFunc {
 			return func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Content-Length", "10000")
-				_, _ = w.Write(encode(t, documentOf(t, did, "k", key)))
+				_, _ = w.Write(testkit.JSON(t, documentOf(t, did, "k", key)))
 			}
 		}, CodeConnect},
 		{"connection dropped", func(string) http.HandlerFunc {
@@ -185,7 +185,7 @@ func text(s string) func(string) http.HandlerFunc {
 func TestFetchLargestDocument(t *testing.T) {
 	h := newHost(t)
 	key := testkit.ECKey(t)
-	doc := encode(t, documentOf(t, h.did(), "k", key))
+	doc := testkit.JSON(t, documentOf(t, h.did(), "k", key))
 	h.handle(text(string(doc) + strings.Repeat(" ", maxDocumentBytes-len(doc)))(""))
 	got, err := newBench(t, nil, h).ResolveKey(context.Background(), h.did(), "#k")
 	wantKey(t, got, err, key)

@@ -158,7 +158,7 @@ func TestJoinedFetchIsNoRefusal(t *testing.T) {
 		past <- outcome{key, err}
 	}()
 	testkit.Eventually(t, "all wait", func() bool { return b.waiters(h.did()) == late+2 })
-	body := encode(t, documentOf(t, h.did(), "k2", fresh))
+	body := testkit.JSON(t, documentOf(t, h.did(), "k2", fresh))
 	var once atomic.Bool
 	h.handle(func(w http.ResponseWriter, _ *http.Request) {
 		once.Store(true)
@@ -346,7 +346,7 @@ func TestConcurrentUse(t *testing.T) {
 	key := testkit.ECKey(t)
 	h.handle(func(w http.ResponseWriter, r *http.Request) {
 		name := r.URL.Path[1 : len(r.URL.Path)-len("/did.json")]
-		_, _ = w.Write(encode(t, documentOf(t, h.did()+":"+name, "k", key)))
+		_, _ = w.Write(testkit.JSON(t, documentOf(t, h.did()+":"+name, "k", key)))
 	})
 	b := newBench(t, func(c *Config) { c.MaxEntries = 3 }, h)
 	var all sync.WaitGroup

@@ -9,7 +9,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -108,7 +107,7 @@ func (h *host) handle(handler http.HandlerFunc) {
 // serve answers every request with v as JSON and the given header fields.
 func (h *host) serve(t *testing.T, v any, header ...string) {
 	t.Helper()
-	body := encode(t, v)
+	body := testkit.JSON(t, v)
 	h.handle(func(w http.ResponseWriter, _ *http.Request) {
 		for i := 0; i+1 < len(header); i += 2 {
 			w.Header().Add(header[i], header[i+1])
@@ -236,19 +235,6 @@ func documentOf(t *testing.T, did, fragment string, key crypto.PublicKey) map[st
 		"verificationMethod": []any{methodOf(t, did, fragment, key)},
 		"authentication":     []string{did + "#" + fragment},
 	}
-}
-
-func encode(t *testing.T, v any) []byte {
-	t.Helper()
-	raw, ok := v.([]byte)
-	if ok {
-		return raw
-	}
-	data, err := json.Marshal(v)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data
 }
 
 func wantKey(t *testing.T, got crypto.PublicKey, err error, want crypto.PublicKey) {

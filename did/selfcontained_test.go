@@ -60,7 +60,7 @@ func TestSelfContained(t *testing.T) {
 	ed, ec := testkit.EdKey(t), testkit.ECKey(t)
 	compressed := compress(t, ec)
 	jwkDID := func(key crypto.PublicKey) string {
-		return "did:jwk:" + base64.RawURLEncoding.EncodeToString(encode(t, testkit.JWK(t, key)))
+		return "did:jwk:" + base64.RawURLEncoding.EncodeToString(testkit.JSON(t, testkit.JWK(t, key)))
 	}
 	b := newBench(t, nil)
 	for _, c := range []struct {
@@ -165,7 +165,7 @@ func TestSelfContainedRefuses(t *testing.T) {
 		"did:jwk two values":     raw("{}{}"),
 		"did:jwk duplicate":      raw(`{"kty":"EC","kty":"OKP"}`),
 		"did:jwk deep":           raw(strings.Repeat(`{"a":`, 20) + "1" + strings.Repeat("}", 20)),
-		"did:jwk private":        raw(string(encode(t, private))),
+		"did:jwk private":        raw(string(testkit.JSON(t, private))),
 		"did:jwk over the limit": raw(strings.Repeat(" ", 4000) + "{}"),
 	} {
 		t.Run(name, func(t *testing.T) {

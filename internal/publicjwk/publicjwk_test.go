@@ -8,7 +8,6 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/base64"
-	"encoding/json"
 	"math/big"
 	"sync"
 	"testing"
@@ -59,7 +58,7 @@ func TestParseAccepts(t *testing.T) {
 			for name, v := range c.members {
 				m[name] = v
 			}
-			got, err := Parse(encode(t, m))
+			got, err := Parse(testkit.JSON(t, m))
 			wantKey(t, got, err, c.key)
 		})
 	}
@@ -135,7 +134,7 @@ func TestParseRefuses(t *testing.T) {
 		"absent":              []byte(nil),
 	} {
 		t.Run(name, func(t *testing.T) {
-			key, err := Parse(encode(t, v))
+			key, err := Parse(testkit.JSON(t, v))
 			if err == nil {
 				t.Errorf("accepted: %T", key)
 			}
@@ -160,19 +159,6 @@ func newCertificate(t *testing.T) *x509.Certificate {
 		t.Fatal(err)
 	}
 	return certificate
-}
-
-func encode(t *testing.T, v any) []byte {
-	t.Helper()
-	raw, ok := v.([]byte)
-	if ok {
-		return raw
-	}
-	data, err := json.Marshal(v)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data
 }
 
 func wantKey(t *testing.T, got crypto.PublicKey, err error, want crypto.PublicKey) {

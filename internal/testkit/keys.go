@@ -35,12 +35,8 @@ func EdKey(t testing.TB) ed25519.PublicKey {
 // JWK returns the members of a public key's JWK (RFC 7517), for a test to change.
 func JWK(t testing.TB, key crypto.PublicKey) map[string]any {
 	t.Helper()
-	data, err := json.Marshal(jose.JSONWebKey{Key: key})
-	if err != nil {
-		t.Fatal(err)
-	}
 	var members map[string]any
-	err = json.Unmarshal(data, &members)
+	err := json.Unmarshal(JSON(t, jose.JSONWebKey{Key: key}), &members)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,7 @@ func testTail(t *testing.T, f *fixture) {
 	mustUpdate(t, f, "flow", "a/\xff", store.Edit{})
 	first := f.clock.Now()
 	mustUpdate(t, f, "flow", "a/\xff", store.Edit{Event: "suspended", Ending: true})
-	f.clock.advance(time.Minute)
+	f.clock.Advance(time.Minute)
 	mustUpdate(t, f, "flow", "b", store.Edit{Event: "ended"})
 	want := []store.Entry{
 		{Seq: 1, Kind: "flow", ID: "a/\xff", Version: 3, Event: "suspended", At: first},
@@ -127,7 +127,7 @@ func testSweepRecords(t *testing.T, f *fixture) {
 	if removed != 0 {
 		t.Errorf("sweep before any expiry removed %d", removed)
 	}
-	f.clock.advance(2 * time.Minute)
+	f.clock.Advance(2 * time.Minute)
 	_, removed = sweepAll(t, f, f.clock.Now(), 0)
 	if removed != 1 {
 		t.Errorf("sweep removed %d, want 1", removed)
@@ -152,7 +152,7 @@ func testSweepBounded(t *testing.T, f *fixture) {
 		}
 	})
 	mustCreate(t, f, store.Record{Kind: "flow", ID: "stays"})
-	f.clock.advance(time.Minute)
+	f.clock.Advance(time.Minute)
 	calls, removed := sweepAll(t, f, f.clock.Now(), 0)
 	if removed != records || calls < 2 {
 		t.Errorf("%d calls removed %d records, want %d in at least 2", calls, removed, records)
@@ -167,7 +167,7 @@ func testSweepLog(t *testing.T, f *fixture) {
 	mustCreate(t, f, store.Record{Kind: "flow", ID: "a"})
 	for range 10 {
 		mustUpdate(t, f, "flow", "a", store.Edit{Event: "e"})
-		f.clock.advance(time.Minute)
+		f.clock.Advance(time.Minute)
 	}
 	now := f.clock.Now() // entries were written 10, 9, ... 1 minutes ago
 	_, removed := sweepAll(t, f, now, time.Hour)

@@ -6,13 +6,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/edrgate/edrgate/internal/testkit"
 	"github.com/edrgate/edrgate/store"
 )
 
 // RunDurable tests that all of a store is there again after it has been closed and opened.
 func RunDurable(t *testing.T, open OpenDurable) {
 	t.Run("Reopen", func(t *testing.T) {
-		c := newClock()
+		c := testkit.NewClock()
 		s, reopen := open(t, c.Now)
 		f := &fixture{Store: s, clock: c}
 		want := fill(t, f)
@@ -23,11 +24,11 @@ func RunDurable(t *testing.T, open OpenDurable) {
 		check(t, f, want)
 	})
 	t.Run("ReopenAfterSweep", func(t *testing.T) {
-		c := newClock()
+		c := testkit.NewClock()
 		s, reopen := open(t, c.Now)
 		f := &fixture{Store: s, clock: c}
 		fill(t, f)
-		c.advance(2 * time.Hour)
+		c.Advance(2 * time.Hour)
 		sweepAll(t, s, c.Now(), 0)
 		closeStore(t, s)
 
@@ -89,7 +90,7 @@ func check(t *testing.T, f *fixture, want []store.Record) {
 	}
 	_, err = f.Create(t.Context(), store.Record{Kind: "flow", ID: "00"})
 	wantError(t, "create what was there", err, store.ErrExists)
-	f.clock.advance(2 * time.Hour)
+	f.clock.Advance(2 * time.Hour)
 	_, removed := sweepAll(t, f, f.clock.Now(), 24*time.Hour)
 	if removed != 10 {
 		t.Errorf("sweep removed %d, want 10", removed)

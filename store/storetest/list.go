@@ -131,7 +131,7 @@ func testListSkipsExpired(t *testing.T, f *fixture) {
 		}
 		mustCreate(t, f, r)
 	}
-	f.clock.advance(time.Hour)
+	f.clock.Advance(time.Hour)
 	for _, q := range []store.Query{{Kind: "flow", Limit: 3}, {Kind: "flow", Limit: 3, Label: "k", Value: "v"}} {
 		page, err := f.List(t.Context(), q)
 		if err != nil || strings.Join(ids(page), " ") != "03 07 11" {

@@ -40,7 +40,7 @@ func testCreateOverExpired(t *testing.T, f *fixture) {
 		Kind: "flow", ID: "a", Labels: map[string]string{"k": "old", "gone": "x"}, Expires: f.clock.Now().Add(time.Minute), Data: []byte("1"),
 	})
 	mustUpdate(t, f, "flow", "a", store.Edit{Data: []byte("2"), Expires: f.clock.Now().Add(time.Minute)})
-	f.clock.advance(time.Minute)
+	f.clock.Advance(time.Minute)
 	second := mustCreate(t, f, store.Record{
 		Kind: "flow", ID: "a", Labels: map[string]string{"k": "new"}, Expires: f.clock.Now().Add(time.Hour), Data: []byte("3"),
 	})
@@ -152,9 +152,9 @@ func testUpdatePanic(t *testing.T, f *fixture) {
 
 func testExpiry(t *testing.T, f *fixture) {
 	mustCreate(t, f, store.Record{Kind: "flow", ID: "a", Expires: f.clock.Now().Add(time.Minute)})
-	f.clock.advance(time.Minute - time.Nanosecond)
+	f.clock.Advance(time.Minute - time.Nanosecond)
 	mustGet(t, f, "flow", "a")
-	f.clock.advance(time.Nanosecond)
+	f.clock.Advance(time.Nanosecond)
 	_, err := f.Get(t.Context(), "flow", "a")
 	wantError(t, "get at the time of expiry", err, store.ErrNotFound)
 	called := false
@@ -185,7 +185,7 @@ func testExpiryMoved(t *testing.T, f *fixture) {
 	mustUpdate(t, f, "flow", "shorter", store.Edit{Expires: start.Add(time.Second)})
 	mustUpdate(t, f, "flow", "never", store.Edit{})
 	mustUpdate(t, f, "flow", "now", store.Edit{Expires: start.Add(time.Second)})
-	f.clock.advance(2 * time.Minute)
+	f.clock.Advance(2 * time.Minute)
 	_, removed := sweepAll(t, f, f.clock.Now(), 0)
 	if removed != 2 {
 		t.Errorf("sweep removed %d, want 2", removed)

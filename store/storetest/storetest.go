@@ -5,10 +5,10 @@ package storetest
 import (
 	"context"
 	"errors"
-	"sync"
 	"testing"
 	"time"
 
+	"github.com/edrgate/edrgate/internal/testkit"
 	"github.com/edrgate/edrgate/store"
 )
 
@@ -63,7 +63,7 @@ func Run(t *testing.T, open Open) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			f := &fixture{clock: newClock()}
+			f := &fixture{clock: testkit.NewClock()}
 			f.Store = open(t, f.clock.Now)
 			t.Cleanup(func() { closeStore(t, f.Store) })
 			test.run(t, f)
@@ -74,30 +74,7 @@ func Run(t *testing.T, open Open) {
 // fixture is a store and its time.
 type fixture struct {
 	store.Store
-	clock *clock
-}
-
-// clock is a time that only the test moves.
-type clock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func newClock() *clock {
-	return &clock{now: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
-}
-
-// Now is the present time.
-func (c *clock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *clock) advance(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
+	clock *testkit.Clock
 }
 
 func closeStore(t *testing.T, s store.Store) {
