@@ -139,6 +139,15 @@ func TestHandlersThatContradictTheApp(t *testing.T) {
 			nil, g.withSignaling(object{"auth": []object{{"networks": []string{"10.0.0.0/8"}, "control_plane": "edc"}}}),
 			"there is no control_plane edc",
 		},
+		"control plane left open": {
+			object{"control_planes": []object{{"name": "edc"}, {"name": "siglet"}}},
+			g.withSignaling(object{"auth": []object{{"networks": []string{"10.0.0.0/8"}}}}),
+			"there is no control_plane default in the global option edrgate, only edc, siglet",
+		},
+		"only control plane": {
+			object{"control_planes": []object{{"name": "edc"}}},
+			g.withSignaling(object{"auth": []object{{"networks": []string{"10.0.0.0/8"}}}}), "",
+		},
 		"short bearer":         {nil, g.withSignaling(object{"auth": []object{{"bearer": "secret"}}}), "fewer than 16 characters"},
 		"bearer digest":        {nil, g.withSignaling(object{"auth": []object{{"bearer": "sha256:12"}}}), "64 hexadecimal digits"},
 		"bearer and all":       {nil, g.withSignaling(object{"auth": []object{{"insecure": true}, {"bearer": "0123456789abcdef"}}}), "insecure"},

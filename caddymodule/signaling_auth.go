@@ -17,8 +17,8 @@ import (
 // SignalingAuth is one way in, for one control plane. Exactly one of Bearer, OAuth2, SANs, Networks and
 // Insecure is set.
 type SignalingAuth struct {
-	// ControlPlane is the name of the control plane that comes this way, as in the app's control_planes. Default:
-	// "default".
+	// ControlPlane is the name of the control plane that comes this way, as in the app's control_planes. Default: the only
+	// one there, or of several the one named "default".
 	ControlPlane string `json:"control_plane,omitempty"`
 
 	// Bearer is the token in the Authorization header: a placeholder such as {file./run/secrets/token}, replaced when
@@ -51,7 +51,11 @@ func (h *Signaling) access(replacer *caddy.Replacer) (signaling.Access, error) {
 	known := h.app.controlPlaneNames()
 	rules := make([]signaling.Rule, 0, len(ways))
 	for _, way := range ways {
-		name := orDefault(way.ControlPlane, signaling.DefaultControlPlane)
+		standard := signaling.DefaultControlPlane
+		if len(known) == 1 {
+			standard = known[0]
+		}
+		name := orDefault(way.ControlPlane, standard)
 		if !slices.Contains(known, name) {
 			return nil, fmt.Errorf("there is no control_plane %s in the global option %s, only %s", name, appName, strings.Join(known, ", "))
 		}

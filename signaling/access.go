@@ -216,7 +216,8 @@ func (a *AccessList) add(rule Rule) error {
 }
 
 // Identify implements Access. A bearer token counts before the client certificate, and that before the network, so that
-// a control plane with a credential is not taken for the one whose network it happens to be in.
+// a control plane with a good credential is not taken for the one whose network it happens to be in. A credential that is
+// refused counts as none: whoever sends it could as well leave it out.
 func (a *AccessList) Identify(r *http.Request) (tokens.Caller, error) {
 	token, presented := bearerToken(r.Header)
 	why := "unknown bearer token"

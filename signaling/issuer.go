@@ -32,7 +32,7 @@ const (
 	// maxIssuedLife is how long a token may live. A longer one is a password, and its jti would be remembered for as long.
 	maxIssuedLife = 24 * time.Hour
 
-	// maxTokenID is the length of a jti in bytes, since it is kept in memory.
+	// maxTokenID is the length of a jti in bytes. Real ones are UUIDs.
 	maxTokenID = 256
 
 	// replayEntries bounds the memory for token ids. One per message, each for some minutes, is far from it.
@@ -197,6 +197,9 @@ func refused(format string, args ...any) error {
 	return fmt.Errorf("%w: %w", errRefused, fmt.Errorf(format, args...))
 }
 
+// errExpiredMeanwhile is no refusal: the token was good when it came, and we were slow.
+var errExpiredMeanwhile = errors.New("the token expired while its key was fetched")
+
 // check proves a token and uses it up. An error that is not errRefused means that nobody can tell now. What needs no key
 // comes first, so that a stranger cannot make us ask the issuer, or fill the memory of ids.
 func (i *Issuer) check(ctx context.Context, t *issued) error {
@@ -214,10 +217,15 @@ func (i *Issuer) check(ctx context.Context, t *issued) error {
 	if !slices.ContainsFunc(keys, t.verifies) {
 		return refused("the signature does not verify")
 	}
+	// The fetch of the keys takes time. The id of a token that expired meanwhile may be forgotten already.
+	now, until := i.c.Now(), t.expires.Add(i.c.ClockSkew)
+	if !now.Before(until) {
+		return errExpiredMeanwhile
+	}
 	if t.id == "" {
 		return nil
 	}
-	return i.seen.use(t.id, i.c.Now(), t.expires.Add(i.c.ClockSkew))
+	return i.seen.use(t.id, now, until)
 }
 
 func (i *Issuer) checkClaims(t *issued) error {

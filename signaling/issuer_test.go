@@ -30,10 +30,14 @@ type keyring struct {
 	keys  map[string][]crypto.PublicKey
 	err   error
 	asked int
+	delay func() // nil: none
 }
 
 func (k *keyring) Keys(_ context.Context, kid string) ([]crypto.PublicKey, error) {
 	k.asked++
+	if k.delay != nil {
+		k.delay()
+	}
 	if k.err != nil {
 		return nil, k.err
 	}
@@ -230,6 +234,25 @@ func TestIssuedTokenOnce(t *testing.T) {
 	_, refused = identify(a, "Bearer "+token, "")
 	if refused == nil || !strings.Contains(refused.detail, "expired") {
 		t.Errorf("expired: %+v", refused)
+	}
+}
+
+// A used token is not good for a second time since it expires, and its id is forgotten, while its key is fetched.
+func TestUsedTokenExpiresDuringFetch(t *testing.T) {
+	clock, signer := testkit.NewClock(), testkit.NewWallet("did:web:login.example")
+	ring := ringOf(signer)
+	a := mustAccess(t, Rule{ControlPlane: "edc", Issuer: mustIssuer(t, IssuerConfig{Keys: ring, Now: clock.Now})})
+	claims := issuedClaims(clock.Now())
+	claims["exp"] = clock.Now().Add(time.Minute).Unix()
+	token := signer.Sign(claims)
+	caller, refused := identify(a, "Bearer "+token, "")
+	if caller != "edc" {
+		t.Fatalf("first: %+v", refused)
+	}
+	ring.delay = func() { clock.Advance(time.Hour) }
+	caller, refused = identify(a, "Bearer "+token, "")
+	if caller != "" || refused == nil || refused.status != http.StatusServiceUnavailable {
+		t.Errorf("again: %q %+v, want 503", caller, refused)
 	}
 }
 

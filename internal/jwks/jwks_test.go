@@ -118,7 +118,7 @@ func TestFetchedWhenNeeded(t *testing.T) {
 	want(t, s, "k0", "key")
 	want(t, s, "k0", "key")
 	host.wantAsked(t, 1)
-	clock.Advance(DefaultMaxAge - time.Second)
+	clock.Advance(MaxAge - time.Second)
 	want(t, s, "k0", "key")
 	host.wantAsked(t, 1)
 	clock.Advance(time.Second)
@@ -142,7 +142,7 @@ func TestNewAndWithdrawnKeys(t *testing.T) {
 	want(t, s, "k1", "key")
 	host.wantAsked(t, 3)
 	host.serves(setOf(t, newKey()))
-	clock.Advance(DefaultMaxAge)
+	clock.Advance(MaxAge)
 	want(t, s, "k1", "unknown")
 }
 
@@ -157,7 +157,7 @@ func TestHostThatFails(t *testing.T) {
 	clock.Advance(minInterval)
 	want(t, s, "k0", "key")
 	host.fails()
-	clock.Advance(DefaultMaxAge)
+	clock.Advance(MaxAge)
 	want(t, s, "k0", "key") // the last good set
 	want(t, s, "k1", "unavailable")
 	host.wantAsked(t, 3)
@@ -256,7 +256,7 @@ func TestStaleSetWhileFetching(t *testing.T) {
 		<-release
 		_, _ = w.Write(body)
 	})
-	clock.Advance(DefaultMaxAge)
+	clock.Advance(MaxAge)
 	var one sync.WaitGroup
 	one.Go(func() { want(t, s, "k0", "key") })
 	<-arrived

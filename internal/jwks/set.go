@@ -11,8 +11,8 @@ import (
 
 // Bounds of the cache.
 const (
-	// DefaultMaxAge is how long a set is used without asking again, and so how long a withdrawn key may go on working.
-	DefaultMaxAge = 5 * time.Minute
+	// MaxAge is how long a set is used without asking again, and so how long a withdrawn key may go on working.
+	MaxAge = 5 * time.Minute
 
 	// staleIfError is how much longer a set is used while its source fails. It has an end: whoever stole a key and can
 	// keep the issuer away would otherwise never lose it.
@@ -50,7 +50,6 @@ var (
 // Set is the key set of one issuer. It is safe for concurrent use. It has no goroutines of its own.
 type Set struct {
 	source source
-	maxAge time.Duration
 	now    func() time.Time
 
 	fetching chan struct{} // held by the one who fetches
@@ -84,10 +83,10 @@ func (s *Set) state() state {
 func (s *Set) Keys(ctx context.Context, kid string) ([]crypto.PublicKey, error) {
 	asked := s.now()
 	known := s.state()
-	if known.keys[kid] != nil && within(asked, known.fetched, s.maxAge) {
+	if known.keys[kid] != nil && within(asked, known.fetched, MaxAge) {
 		return known.keys[kid], nil
 	}
-	usable := known.keys[kid] != nil && within(asked, known.fetched, s.maxAge+staleIfError)
+	usable := known.keys[kid] != nil && within(asked, known.fetched, MaxAge+staleIfError)
 	known, err := s.refresh(ctx, asked, usable)
 	if err != nil {
 		return nil, &UnavailableError{After: minInterval, cause: err}
@@ -101,7 +100,7 @@ func (s *Set) Keys(ctx context.Context, kid string) ([]crypto.PublicKey, error) 
 		return found, nil
 	}
 	// The source fails, or it is too early to ask it again.
-	if known.keys[kid] != nil && within(asked, known.fetched, s.maxAge+staleIfError) {
+	if known.keys[kid] != nil && within(asked, known.fetched, MaxAge+staleIfError) {
 		return known.keys[kid], nil
 	}
 	reason := known.failure

@@ -26,19 +26,13 @@ type Config struct {
 	// Guard checks the addresses that are connected. Required for a URL.
 	Guard *dial.Guard
 
-	// MaxAge is how long a set is used without asking again. Default: DefaultMaxAge.
-	MaxAge time.Duration
-
 	// Now is the clock. Default: the system's.
 	Now func() time.Time
 }
 
 // New returns a key set that has not been fetched yet: that happens when the first key is asked for.
 func New(c Config) (*Set, error) {
-	s := &Set{maxAge: c.MaxAge, now: c.Now, fetching: make(chan struct{}, 1)}
-	if s.maxAge <= 0 {
-		s.maxAge = DefaultMaxAge
-	}
+	s := &Set{now: c.Now, fetching: make(chan struct{}, 1)}
 	if s.now == nil {
 		s.now = time.Now
 	}
