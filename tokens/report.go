@@ -44,7 +44,11 @@ const (
 	// reportAfter lets whoever asked for the ending be answered before the control plane calls in turn.
 	reportAfter = time.Second
 
-	// maxOwed bounds the reports held in memory. Further ones are found by the count of flows.
+	// storeTrouble is how long a report rests whose record the store did not give or take.
+	storeTrouble = 30 * time.Second
+
+	// maxOwed bounds the reports held in memory for each control plane, so that one that is gone takes no other's room.
+	// Further ones are found by the count of flows.
 	maxOwed = 10_000
 )
 
@@ -60,6 +64,7 @@ type Report struct {
 	Cause        string
 	Since        time.Time // when the flow ended
 	Attempt      int       // 1 for the first
+	Unknown      int       // attempts before this one to which the control plane said that it does not know the flow
 }
 
 // report is the part of a Report that is stored with its flow.
@@ -69,6 +74,7 @@ type report struct {
 	Since   time.Time   `json:"since"`
 	Due     time.Time   `json:"due"` // when it may be tried again; in the future while somebody tries
 	Attempt int         `json:"attempt,omitempty"`
+	Unknown int         `json:"unknown,omitempty"`
 }
 
 // OwedReport names a report and who is to get it.
@@ -79,8 +85,9 @@ type OwedReport struct {
 
 // Settlement is what became of an attempt to deliver a report.
 type Settlement struct {
-	Done  bool          // nothing is owed any more: delivered, refused for good, or given up
-	Again time.Duration // if not done: when it may be tried again
+	Done    bool          // nothing is owed any more: delivered, refused for good, or given up
+	Again   time.Duration // if not done: when it may be tried again
+	Unknown bool          // if not done: the control plane said that it does not know the flow
 }
 
 // promise notes in a flow that its ending is to be reported. before is the state that it ended in.
@@ -115,7 +122,10 @@ func (s *Service) forgotten(f *Flow) time.Time {
 type owed struct {
 	mu    sync.Mutex
 	flows map[string]owedFlow
+	held  map[string]int // reports by control plane
 }
+
+func newOwed() *owed { return &owed{flows: map[string]owedFlow{}, held: map[string]int{}} }
 
 type owedFlow struct {
 	controlPlane string
@@ -125,16 +135,45 @@ type owedFlow struct {
 func (o *owed) put(flow, controlPlane string, due time.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	_, known := o.flows[flow]
-	if known || len(o.flows) < maxOwed {
+	known, held := o.flows[flow]
+	if held && known.controlPlane == controlPlane {
 		o.flows[flow] = owedFlow{controlPlane, due}
+		return
+	}
+	o.remove(flow)
+	if o.held[controlPlane] < maxOwed {
+		o.held[controlPlane]++
+		o.flows[flow] = owedFlow{controlPlane, due}
+	}
+}
+
+// rest puts off what is due, if it is held.
+func (o *owed) rest(flow string, until time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	known, held := o.flows[flow]
+	if held {
+		o.flows[flow] = owedFlow{known.controlPlane, until}
 	}
 }
 
 func (o *owed) drop(flow string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.remove(flow)
+}
+
+// remove needs the lock.
+func (o *owed) remove(flow string) {
+	known, held := o.flows[flow]
+	if !held {
+		return
+	}
 	delete(o.flows, flow)
+	o.held[known.controlPlane]--
+	if o.held[known.controlPlane] == 0 {
+		delete(o.held, known.controlPlane)
+	}
 }
 
 // owe remembers what a flow's record says about its report.
@@ -184,6 +223,7 @@ func (s *Service) ClaimReport(ctx context.Context, flow string, lease time.Durat
 	return &Report{
 		Flow: f.ID, Dialect: f.Dialect, ControlPlane: s.owner(f), Callback: f.Callback, Registered: registered,
 		Event: f.Report.Event, Cause: f.Report.Cause, Since: f.Report.Since, Attempt: f.Report.Attempt,
+		Unknown: f.Report.Unknown,
 	}, nil
 }
 
@@ -200,6 +240,9 @@ func (s *Service) SettleReport(ctx context.Context, r *Report, settled Settlemen
 			return true
 		}
 		f.Report.Due = now.Add(settled.Again)
+		if settled.Unknown {
+			f.Report.Unknown++
+		}
 		return true
 	})
 	return err
@@ -226,6 +269,7 @@ func (s *Service) editReport(ctx context.Context, flow string, edit func(*Flow) 
 		return nil, nil
 	}
 	if err != nil {
+		s.owed.rest(flow, s.c.Now().Add(storeTrouble))
 		return nil, unavailable(err, "report of flow %s", flow)
 	}
 	s.owe(f)

@@ -103,14 +103,14 @@ func TestReportIsTriedUntilSettled(t *testing.T) {
 	if first == nil || x.claim("flow-1") != nil {
 		t.Fatal("want one claim")
 	}
-	x.settle(first, Settlement{Again: 5 * time.Second})
+	x.settle(first, Settlement{Again: 5 * time.Second, Unknown: true})
 	x.clock.Advance(4 * time.Second)
 	if due, pending := x.DueReports(); len(due) != 0 || pending != 1 {
 		t.Fatalf("due %v, pending %d", due, pending)
 	}
 	x.clock.Advance(time.Second)
 	second := x.claim("flow-1")
-	if second == nil || second.Attempt != 2 {
+	if second == nil || second.Attempt != 2 || second.Unknown != 1 {
 		t.Fatalf("%+v", second)
 	}
 	x.settle(second, Settlement{Done: true})
@@ -231,18 +231,36 @@ func TestReportWhileTheStoreIsInTrouble(t *testing.T) {
 	if !errors.Is(err, errBroken) {
 		t.Error(err)
 	}
-	if _, pending := x.DueReports(); pending != 1 {
-		t.Error("forgotten")
+	if due, pending := x.DueReports(); len(due) != 0 || pending != 1 {
+		t.Errorf("due %v, %d owed: want it to rest", due, pending)
+	}
+	x.store.fail(nil, nil)
+	x.clock.Advance(storeTrouble)
+	if due, _ := x.DueReports(); len(due) != 1 || x.claim("flow-1") == nil {
+		t.Errorf("due %v, want it again", due)
 	}
 }
 
 func TestOwedReportsAreBounded(t *testing.T) {
-	o := owed{flows: map[string]owedFlow{}}
+	o := newOwed()
 	for i := range maxOwed + 10 {
 		o.put(fmt.Sprint(i), "cp", time.Time{})
 	}
 	if len(o.flows) != maxOwed {
 		t.Errorf("%d held", len(o.flows))
+	}
+	o.put("other", "well", time.Time{})
+	if o.flows["other"].controlPlane != "well" {
+		t.Error("one control plane takes the room of another")
+	}
+	o.put("0", "renamed", time.Time{})
+	if o.held["cp"] != maxOwed-1 || o.held["renamed"] != 1 {
+		t.Errorf("held %v", o.held)
+	}
+	o.drop("0")
+	o.drop("0")
+	if len(o.held) != 2 {
+		t.Errorf("held %v", o.held)
 	}
 	o.put("0", "renamed", time.Time{})
 	if o.flows["0"].controlPlane != "renamed" {

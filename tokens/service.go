@@ -125,7 +125,7 @@ type Service struct {
 	controlPlanes map[string]bool
 	verdicts      *verdicts
 	marks         chan mark
-	owed          owed
+	owed          *owed
 }
 
 // New returns a service. It reads and writes nothing yet.
@@ -139,7 +139,7 @@ func New(c Config) (*Service, error) {
 		controlPlanes: map[string]bool{},
 		verdicts:      newVerdicts(c.CacheEntries),
 		marks:         make(chan mark, maxMarks),
-		owed:          owed{flows: map[string]owedFlow{}},
+		owed:          newOwed(),
 	}
 	for _, name := range c.ControlPlanes {
 		s.controlPlanes[name] = true

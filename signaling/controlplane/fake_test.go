@@ -145,6 +145,9 @@ func (b *book) SettleReport(_ context.Context, r *tokens.Report, s tokens.Settle
 	defer b.mu.Unlock()
 	e := b.owed[r.Flow]
 	e.settled = &s
+	if s.Unknown {
+		e.report.Unknown++
+	}
 	e.due = b.clock.Now().Add(s.Again)
 	return nil
 }

@@ -81,7 +81,7 @@ const (
 	claimFor     = time.Minute // more than a delivery can take
 	firstWait    = time.Second
 	longestWait  = 5 * time.Minute
-	unknownAfter = 10 // attempts, some 10 minutes
+	unknownAfter = 10 // answers that the transfer is unknown
 
 	// perPlane bounds the deliveries to one control plane, so that one that hangs holds up nobody else's.
 	perPlane = 4
@@ -169,6 +169,7 @@ func (o *Outbox) deliver(ctx context.Context, flow string) {
 	settled := tokens.Settlement{Done: result != Retried}
 	if !settled.Done {
 		settled.Again = waitAfter(r.Attempt, o.c.Jitter())
+		settled.Unknown = status == http.StatusNotFound
 	}
 	err = o.c.Reports.SettleReport(ctx, r, settled)
 	if err != nil {
@@ -192,14 +193,14 @@ func (o *Outbox) attempt(ctx context.Context, r *tokens.Report) (Result, int, er
 	if err != nil {
 		return Retried, 0, err
 	}
-	return resultOf(a, r.Attempt), a.status, nil
+	return resultOf(a, r.Unknown+1), a.status, nil
 }
 
 // resultOf decides what an answer comes to (observed on EDC 0.11 to 0.18 and the DPS conformance kit): 401 is EDC's answer
 // to a transfer that it does not know, or to a data plane that is not the transfer's; 409 means that the transfer's
 // state does not allow it, now or ever, unless EDC says that it is leased, which passes; 404 is either an unknown transfer
-// or a control plane that is still starting.
-func resultOf(a answer, attempt int) Result {
+// or a control plane that is still starting. unknown counts those, this one included.
+func resultOf(a answer, unknown int) Result {
 	if a.ok() {
 		return Delivered
 	}
@@ -212,7 +213,7 @@ func resultOf(a answer, attempt int) Result {
 		}
 		return Refused
 	case http.StatusNotFound:
-		if attempt >= unknownAfter {
+		if unknown >= unknownAfter {
 			return Unknown
 		}
 	}

@@ -62,7 +62,7 @@ func dpsReport(flow string) tokens.Report {
 func TestAnswersToCallbacks(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer  func(http.ResponseWriter, *http.Request)
-		attempt int // before this one
+		unknown int // before this one
 		want    Result
 	}{
 		"200":                      {status(200, ""), 0, Delivered},
@@ -84,11 +84,12 @@ func TestAnswersToCallbacks(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := newPlane(t, test.answer)
 			r := dpsReport("flow-1")
-			r.Attempt = test.attempt
+			r.Attempt = 50 // an outage says nothing of what the control plane knows
+			r.Unknown = test.unknown
 			x := newFixture(t, map[string]*url.URL{"cp": p.base()}, r)
 			x.round()
 			s := x.book.settlement("flow-1")
-			if x.observer.count(test.want) != 1 || s == nil || s.Done != (test.want != Retried) {
+			if x.observer.count(test.want) != 1 || s == nil || s.Done != (test.want != Retried) || s.Unknown != (name == "404 while it starts") {
 				t.Errorf("results %v, settlement %+v", x.observer.results, s)
 			}
 			if got := p.requests(); len(got) != 1 || got[0].path != "/control/transfers/flow-1/dataflow/completed" || got[0].header.Get("Content-Type") != "application/json" {
