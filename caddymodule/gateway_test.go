@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -35,6 +36,9 @@ import (
 type liveGateway struct {
 	t   *testing.T
 	dir string
+
+	loads   int
+	sockets map[string]string // of the sites of the config that load loaded last
 }
 
 func newLiveGateway(t *testing.T) *liveGateway {
@@ -110,12 +114,22 @@ func (g *liveGateway) config(app, servers object) []byte {
 	return data
 }
 
+// load replaces the config. The sites get sockets of their own: on a shared one the old config's server still takes some
+// connections after the reload.
 func (g *liveGateway) load(app, servers object) {
 	g.t.Helper()
-	err := caddy.Load(g.config(app, servers), true)
+	g.loads++
+	sockets := map[string]string{}
+	config := string(g.config(app, servers))
+	for name := range servers {
+		sockets[name] = fmt.Sprintf("%s.%d", g.path(name), g.loads)
+		config = strings.ReplaceAll(config, `"unix/`+g.path(name)+`"`, `"unix/`+sockets[name]+`"`)
+	}
+	err := caddy.Load([]byte(config), true)
 	if err != nil {
 		g.t.Fatal(err)
 	}
+	g.sockets = sockets
 }
 
 // running returns the app of the running config.
@@ -146,10 +160,14 @@ func (g *liveGateway) logged() string {
 
 // client returns a client of the site's socket.
 func (g *liveGateway) client(site string) *http.Client {
+	socket, loaded := g.sockets[site]
+	if !loaded {
+		socket = g.path(site)
+	}
 	transport := &http.Transport{
 		DisableKeepAlives: true, // a kept connection would stay with the config that accepted it
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", g.path(site))
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
 		},
 	}
 	return &http.Client{Transport: transport, Timeout: 20 * time.Second}
