@@ -278,6 +278,34 @@ func TestBodiesStream(t *testing.T) {
 	}
 }
 
+// TestBodiesOfBytes: the plane that this one replaces reads request bodies as text, and what is not UTF-8 arrives changed.
+func TestBodiesOfBytes(t *testing.T) {
+	var every [256]byte
+	for i := range every {
+		every[i] = byte(i)
+	}
+	body := string(every[:])
+	backend := newRecordingBackend(t, func(rw http.ResponseWriter, _ *http.Request) {
+		rw.Header().Set("Content-Type", "application/octet-stream")
+		_, _ = io.WriteString(rw, body)
+	})
+	w := proxyWorld(t, &Proxy{Backends: []string{backend.hostport()}})
+	for _, sourceType := range []string{typeHTTPData, typeProxyHTTPData} {
+		token := w.classicFlow(sourceType, proxied(backend.URL))
+		for _, lines := range [][]string{
+			{"Content-Type: application/octet-stream"},
+			{"Content-Type: text/plain; charset=iso-8859-1"},
+			{"Content-Type: application/json", "Content-Encoding: gzip"},
+			{},
+		} {
+			got := w.send("PUT", "/x", token, body, append(lines, "Content-Length: 256")...)
+			if request := backend.last(t); got.StatusCode != 200 || got.body != body || request.body != body {
+				t.Errorf("%s, %v: status %d, the backend got % x, the client % x", sourceType, lines, got.StatusCode, request.body, got.body)
+			}
+		}
+	}
+}
+
 // TestBrokenAnswerStaysBroken: an answer that the backend cuts off must not look complete.
 func TestBrokenAnswerStaysBroken(t *testing.T) {
 	backend := newRecordingBackend(t, func(rw http.ResponseWriter, _ *http.Request) {

@@ -88,10 +88,19 @@ func NewRegistrar(c RegistrarConfig) (*Registrar, error) {
 
 // Run keeps the registrations until ctx ends. They stay when it does.
 func (r *Registrar) Run(ctx context.Context) {
-	r.c.Observer.Unregistered(len(r.keepers))
 	var wg sync.WaitGroup
 	for _, k := range r.keepers {
 		wg.Go(func() { r.keep(ctx, k) })
+	}
+	// The gauge is the process's, and a config that failed to load may have set it since.
+	again := time.NewTicker(lookAgainAfter)
+	defer again.Stop()
+	for ctx.Err() == nil {
+		r.c.Observer.Unregistered(r.missing())
+		select {
+		case <-ctx.Done():
+		case <-again.C:
+		}
 	}
 	wg.Wait()
 }
@@ -192,15 +201,22 @@ func (r *Registrar) look(ctx context.Context, k *keeper) {
 		k.failures = 0
 	}
 	r.c.Observer.Looked(result)
-	r.c.Observer.Unregistered(r.note(k, result))
+	r.note(k, result)
+	r.c.Observer.Unregistered(r.missing())
 	k.report(r.c.Logger, result, err)
 }
 
-// note remembers whether a registration stands, and returns how many do not.
-func (r *Registrar) note(k *keeper, result RegistrationResult) int {
+// note remembers whether a registration stands.
+func (r *Registrar) note(k *keeper, result RegistrationResult) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.well[k] = result == RegistrationPresent || result == RegistrationMade
+}
+
+// missing is how many registrations are not known to stand.
+func (r *Registrar) missing() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	missing := 0
 	for _, k := range r.keepers {
 		if !r.well[k] {

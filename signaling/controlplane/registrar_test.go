@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/edrgate/edrgate/internal/testkit"
@@ -371,6 +372,32 @@ func FuzzFind(f *testing.F) {
 		}
 		if e != nil && !e.same(e) {
 			t.Error("an entry differs from itself")
+		}
+	})
+}
+
+// TestMissingRegistrationsAreToldAgain: a config that failed to load has told how many registrations it misses, and the one
+// that goes on has none to look at.
+func TestMissingRegistrationsAreToldAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, err := NewClient(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := &looks{results: map[RegistrationResult]int{}}
+		r, err := NewRegistrar(RegistrarConfig{Client: client, Observer: seen, Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go r.Run(ctx)
+		synctest.Wait()
+		seen.Unregistered(2)
+		time.Sleep(lookAgainAfter)
+		synctest.Wait()
+		if seen.missing != 0 {
+			t.Errorf("told %d missing registrations, want 0", seen.missing)
 		}
 	})
 }
