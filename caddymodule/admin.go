@@ -60,16 +60,16 @@ func (a adminAPI) Routes() []caddy.AdminRoute {
 // reload fails, Caddy goes on with the old config but with the admin endpoint of the new one, and an operator must be
 // able to revoke a flow just then.
 func (adminAPI) serve(w http.ResponseWriter, r *http.Request) error {
-	running, err := configuredApp(caddy.ActiveContext())
+	running, err := configuredParticipant(caddy.ActiveContext(), "")
 	if err != nil {
 		return adminError(http.StatusNotFound, errors.New("the edrgate app is not configured"))
 	}
-	return (&operator{app: running}).serve(w, r)
+	return (&operator{participant: running}).serve(w, r)
 }
 
-// operator is what can be seen and done with one app.
+// operator is what can be seen and done with one participant.
 type operator struct {
-	app *App
+	*participant
 }
 
 func (o *operator) serve(w http.ResponseWriter, r *http.Request) error {
@@ -121,7 +121,7 @@ func (o *operator) do(w http.ResponseWriter, r *http.Request, method string, do 
 		w.Header().Set("Allow", method) // RFC 9110 §15.5.6
 		return adminError(http.StatusMethodNotAllowed, fmt.Errorf("method must be %s", method))
 	}
-	service, err := o.app.Service()
+	service, err := o.Service()
 	if err != nil {
 		return adminError(http.StatusServiceUnavailable, err)
 	}
@@ -170,15 +170,15 @@ type statusView struct {
 func (o *operator) status(r *http.Request, _ *tokens.Service) (any, error) {
 	view := statusView{
 		Version:         version(),
-		DID:             o.app.DID,
-		Participant:     o.app.Participant,
-		PublicURL:       o.app.address.public,
-		RefreshEndpoint: o.app.address.public + o.app.RefreshPath,
-		ControlPlanes:   o.app.controlPlaneNames(),
+		DID:             o.DID,
+		Participant:     o.name,
+		PublicURL:       o.address.public,
+		RefreshEndpoint: o.address.public + o.app.RefreshPath,
+		ControlPlanes:   o.controlPlaneNames(),
 		Store:           storeName(o.app.opener),
 		StoreState:      "ok",
-		SigningKeys:     o.app.config.Keys.SigningKeys(),
-		Routes:          o.app.routes.endpoints,
+		SigningKeys:     o.config.Keys.SigningKeys(),
+		Routes:          o.routes.endpoints,
 	}
 	err := o.app.storeHealth(r.Context())
 	switch {
@@ -203,7 +203,7 @@ func (o *operator) keys(r *http.Request, s *tokens.Service) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return keysView{SigningKeys: o.app.config.Keys.SigningKeys(), FlowsBySecretKey: use}, nil
+	return keysView{SigningKeys: o.config.Keys.SigningKeys(), FlowsBySecretKey: use}, nil
 }
 
 // Sizes of a page of flows.
@@ -293,7 +293,7 @@ func (o *operator) revoke(r *http.Request, s *tokens.Service, id string) (any, e
 		return nil, err
 	}
 	view := revokeView{Outcome: ending.Outcome, ControlPlane: o.told(ending, request.Quiet)}
-	o.app.logger.Info("flow revoked by the operator", "flow", id, "outcome", string(ending.Outcome), "control_plane", view.ControlPlane)
+	o.logger.Info("flow revoked by the operator", "flow", id, "outcome", string(ending.Outcome), "control_plane", view.ControlPlane)
 	if ending.Flow != nil {
 		shown := viewOf(ending.Flow)
 		view.Flow = &shown
@@ -308,7 +308,7 @@ func (o *operator) told(ending tokens.Ending, quiet bool) string {
 		return ""
 	case quiet:
 		return untoldQuiet
-	case ending.Report == tokens.ReportPromised && o.app.calls[o.app.presentName(ending.Flow.ControlPlane)] == nil:
+	case ending.Report == tokens.ReportPromised && o.calls[o.presentName(ending.Flow.ControlPlane)] == nil:
 		return untoldAddress
 	}
 	return string(ending.Report)

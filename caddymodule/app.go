@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -35,27 +33,7 @@ type App struct {
 	// must not change while there are flows. Default: "default".
 	Participant string `json:"participant,omitempty"`
 
-	// DID is the participant's own DID, for example did:web:provider.example: the issuer of access tokens and the
-	// audience of renewal proofs. Required.
-	DID string `json:"did,omitempty"`
-
-	// SigningKeys are the keys of access tokens. One must be active. Required.
-	SigningKeys []SigningKey `json:"signing_keys,omitempty"`
-
-	// RefreshKeys are files of at least 32 random bytes that refresh tokens are made with, the first for new ones. Not
-	// needed, unless the signing key's private bytes cannot be read. Default: derived from each signing key.
-	RefreshKeys []string `json:"refresh_keys,omitempty"`
-
-	// SealingKeys are files of at least 32 random bytes that stored secrets of other parties are encrypted with, the
-	// first for new ones. Default: derived from each signing key.
-	SealingKeys []string `json:"sealing_keys,omitempty"`
-
-	// PublicURL is where consumers reach the data, as written into EDRs. https, unless the host is a loopback one or
-	// InsecurePublicURL is set. Required.
-	PublicURL string `json:"public_url,omitempty"`
-
-	// InsecurePublicURL allows a public_url that is not https, here and in routes. Tokens then travel in clear.
-	InsecurePublicURL bool `json:"insecure_public_url,omitempty"`
+	ParticipantSettings
 
 	// RefreshPath is the path, below public_url, at which tokens are renewed. Consumers of the classic dialect append
 	// /token to what they are told, so it must end in it where that dialect is served. Default: /token.
@@ -82,10 +60,6 @@ type App struct {
 	// ClockSkew is the tolerance for other parties' clocks. Default: 60s.
 	ClockSkew caddy.Duration `json:"clock_skew,omitempty"`
 
-	// DIDMap gives the DID of a counterparty that the control plane names otherwise, for example by its business
-	// partner number. It counts when a flow is created; a change affects new flows only.
-	DIDMap map[string]string `json:"did_map,omitempty"`
-
 	// DuplicateStart says what a repeated start under a new message id gets: "replay", the same EDR again, since EDC
 	// sends it after a crash and gives the transfer up if refused; or "conflict", 409, as Data Plane Signaling has it.
 	// Default: replay.
@@ -100,13 +74,6 @@ type App struct {
 	// by the dialect of the flow; where no flow could be told, edc if the classic dialect is served.
 	ErrorFormat string `json:"error_format,omitempty"`
 
-	// ControlPlanes are the control planes, one of which each authentication of edr_signaling stands for. Flows belong
-	// to the control plane that started them. Default: one, called "default".
-	ControlPlanes []ControlPlane `json:"control_planes,omitempty"`
-
-	// Routes give datasets an address or a backend of their own, by name.
-	Routes map[string]*Route `json:"routes,omitempty"`
-
 	// Resolver says how the DIDs of consumers are resolved.
 	Resolver *Resolver `json:"resolver,omitempty"`
 
@@ -114,19 +81,13 @@ type App struct {
 	StoreRaw json.RawMessage `json:"store,omitempty" caddy:"namespace=edrgate.stores inline_key=module"`
 
 	// What follows comes from Provision.
-	logger   *slog.Logger
-	config   tokens.Config // all but Store and Live
-	resolver *did.Resolver
-	opener   StoreOpener
-	address  *addresses
-	routes   *routeTable
-	observer *observer
-	client   *controlplane.Client
-	calls    map[string]*url.URL // where control planes are called back, by name
-	register *controlplane.Registrar
-	sites    sites
+	logger       *slog.Logger
+	resolver     *did.Resolver
+	opener       StoreOpener
+	observer     *observer
+	client       *controlplane.Client
+	participants []*participant
 
-	service atomic.Pointer[tokens.Service]
 	mu      sync.Mutex // guards what follows
 	held    string     // key of the reference to the pool; empty: none
 	engine  *engine
@@ -140,7 +101,7 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: appName, New: func() caddy.Module { return new(App) }}
 }
 
-// errCleaned is returned by Service of an app that was cleaned up before it was ever used.
+// errCleaned is returned by open of an app that was cleaned up before it was ever used.
 var errCleaned = errors.New("this configuration is no longer in use")
 
 // Provision reads the keys and checks the settings. It opens no store and no connection: `caddy validate` runs it in a
@@ -153,38 +114,18 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
+	a.participants = []*participant{{ParticipantSettings: &a.ParticipantSettings, app: a, name: a.Participant}}
 	err = registerMetrics(ctx.GetMetricsRegistry())
 	if err != nil {
 		return fmt.Errorf("registering metrics: %w", err)
 	}
 	a.observer = processObserver()
 
-	replacer := caddy.NewReplacer()
-	ring, err := a.loadRing(replacer)
-	if err != nil {
-		return err
-	}
-	a.address, err = newAddresses(a.PublicURL, a.RefreshPath, a.InsecurePublicURL)
-	if err != nil {
-		return err
-	}
-	a.routes, err = newRouteTable(a.Routes, a.address, replacer)
-	if err != nil {
-		return err
-	}
 	a.resolver, err = a.Resolver.resolver(a.observer, a.logger)
 	if err != nil {
 		return fmt.Errorf("resolver: %w", err)
 	}
-	a.calls, err = a.callbacks(replacer)
-	if err != nil {
-		return err
-	}
 	a.client, err = controlplane.NewClient(adminEndpoints())
-	if err != nil {
-		return err
-	}
-	err = a.provisionRegistrar(replacer)
 	if err != nil {
 		return err
 	}
@@ -192,15 +133,20 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	a.config = tokens.Config{
-		Participant:             a.Participant,
-		DID:                     a.DID,
-		Keys:                    ring,
+	replacer := caddy.NewReplacer()
+	for _, p := range a.participants {
+		err = p.provision(replacer)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tokenConfig is what the token services of all participants have in common.
+func (a *App) tokenConfig() tokens.Config {
+	return tokens.Config{
 		Resolver:                a.resolver,
-		ControlPlanes:           a.controlPlaneNames(),
-		Formerly:                a.formerNames(),
-		DIDMap:                  a.DIDMap,
-		PublicURL:               a.address.public,
 		RefreshPath:             a.RefreshPath,
 		TokenTTL:                time.Duration(a.TokenTTL),
 		TokenTTLWithoutRenewal:  time.Duration(a.TokenTTLWithoutRenewal),
@@ -210,21 +156,20 @@ func (a *App) Provision(ctx caddy.Context) error {
 		ClockSkew:               time.Duration(a.ClockSkew),
 		RevokeOnReuse:           a.ReusePolicy == reuseRevoke,
 		ConflictOnRepeatedStart: a.DuplicateStart == duplicateConflict,
-		Observer:                a.observer,
-		Logger:                  a.logger,
 	}
-	return nil
 }
 
 // Start opens the store. What only the whole configuration shows is checked here too: the handlers of all sites are
 // known by now.
 func (a *App) Start() error {
-	_, err := a.Service()
+	err := a.open()
 	if err != nil {
 		return err
 	}
-	a.startRegistrar()
-	a.logger.Info("gateway is ready", "did", a.DID, "participant", a.Participant, "public_url", a.address.public)
+	for _, p := range a.participants {
+		p.startRegistrar()
+		a.logger.Info("gateway is ready", "did", p.DID, "participant", p.name, "public_url", p.address.public)
+	}
 	return nil
 }
 
@@ -232,51 +177,46 @@ func (a *App) Start() error {
 // Cleanup releases what Start acquired.
 func (a *App) Stop() error { return nil }
 
-// Service returns the token service, opening the store if Start has not done so yet: Caddy starts apps in random
-// order, so a request may come first. An error means "cannot tell": 503.
-func (a *App) Service() (*tokens.Service, error) {
-	service := a.service.Load()
-	if service != nil {
-		return service, nil
-	}
+// open opens the store and starts the participants, once. Requests may come before Start, also to a config that Start is
+// about to refuse.
+func (a *App) open() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	service = a.service.Load()
-	if service != nil {
-		return service, nil
+	if a.engine != nil {
+		return nil
 	}
 	if a.cleaned {
 		// A reference taken now would never be given back.
-		return nil, errCleaned
+		return errCleaned
 	}
-	// Requests may come before Start, also to a config that Start is about to refuse.
-	err := a.sites.complete(a)
-	if err != nil {
-		return nil, err
+	for _, p := range a.participants {
+		err := p.sites.complete(p)
+		if err != nil {
+			return err
+		}
 	}
 	eng, err := acquireEngine(a.opener, a.observer, a.logger)
 	if err != nil {
-		return nil, fmt.Errorf("opening the store: %w", err)
+		return fmt.Errorf("opening the store: %w", err)
 	}
-	a.engine, a.held = eng, eng.key
-
-	config := a.config
-	config.Store, config.Live = eng.store, eng.live
-	service, err = tokens.New(config)
-	if err != nil {
-		return nil, errors.Join(err, a.release())
+	a.held = eng.key
+	running := make([]opened, len(a.participants))
+	for i, p := range a.participants {
+		running[i], err = p.open(eng)
+		if err != nil {
+			return errors.Join(err, a.release())
+		}
 	}
-	outbox, err := a.newOutbox(service)
-	if err != nil {
-		return nil, errors.Join(err, a.release())
-	}
+	a.engine = eng
 	ctx, cancel := context.WithCancel(context.Background())
 	a.stopRun, a.ran = cancel, new(sync.WaitGroup)
-	a.ran.Go(func() { service.Run(ctx) })
-	a.ran.Go(func() { outbox.Run(ctx) })
-	a.service.Store(service)
-	a.warnOfLostKey()
-	return service, nil
+	for i, p := range a.participants {
+		a.ran.Go(func() { running[i].service.Run(ctx) })
+		a.ran.Go(func() { running[i].outbox.Run(ctx) })
+		p.service.Store(running[i].service)
+		p.warnOfLostKey(eng)
+	}
+	return nil
 }
 
 // Cleanup ends the background work and gives the store back. The service is kept: requests of this config that are
@@ -308,7 +248,7 @@ func (a *App) closeResolver() {
 		return
 	}
 	a.resolver = nil
-	if a.service.Load() == nil {
+	if a.engine == nil {
 		_ = resolver.Close() // nothing was asked of it, so there is nothing that could fail
 		return
 	}

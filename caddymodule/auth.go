@@ -82,11 +82,11 @@ func (*Auth) CaddyModule() caddy.ModuleInfo {
 
 // Provision takes the app and tells it what is served here.
 func (h *Auth) Provision(ctx caddy.Context) error {
-	app, err := configuredApp(ctx)
+	p, err := configuredParticipant(ctx, "")
 	if err != nil {
 		return err
 	}
-	return h.provision(ctx, app)
+	return h.provision(ctx, p)
 }
 
 func (h *Auth) provision(ctx caddy.Context, app dataApp) error {

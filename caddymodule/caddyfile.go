@@ -135,7 +135,7 @@ func (a *App) options() map[string]func(*caddyfile.Dispenser) error {
 	}
 }
 
-func (a *App) parseSigningKey(d *caddyfile.Dispenser) error {
+func (s *ParticipantSettings) parseSigningKey(d *caddyfile.Dispenser) error {
 	args := d.RemainingArgs()
 	if len(args) < 1 || len(args) > 2 {
 		return d.ArgErr()
@@ -147,11 +147,11 @@ func (a *App) parseSigningKey(d *caddyfile.Dispenser) error {
 			return d.Errf("signing_key: state %q is none of next, active, verify", key.State)
 		}
 	}
-	a.SigningKeys = append(a.SigningKeys, key)
+	s.SigningKeys = append(s.SigningKeys, key)
 	return endOfLine(d)
 }
 
-func (a *App) parsePublicURL(d *caddyfile.Dispenser) error {
+func (s *ParticipantSettings) parsePublicURL(d *caddyfile.Dispenser) error {
 	args := d.RemainingArgs()
 	if len(args) < 1 || len(args) > 2 {
 		return d.ArgErr()
@@ -160,9 +160,9 @@ func (a *App) parsePublicURL(d *caddyfile.Dispenser) error {
 		if args[1] != "insecure" {
 			return d.Errf("public_url: %q after the URL: only insecure may follow", args[1])
 		}
-		a.InsecurePublicURL = true
+		s.InsecurePublicURL = true
 	}
-	return setOnce(d, "public_url", &a.PublicURL, args[0])
+	return setOnce(d, "public_url", &s.PublicURL, args[0])
 }
 
 // parseUnacknowledgedTTL keeps 0, which switches the limit off, from being taken for what is not set.
@@ -179,28 +179,28 @@ func (a *App) parseUnacknowledgedTTL(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-func (a *App) parseDIDMap(d *caddyfile.Dispenser) error {
+func (s *ParticipantSettings) parseDIDMap(d *caddyfile.Dispenser) error {
 	var id, did string
 	if !d.AllArgs(&id, &did) {
 		return d.ArgErr()
 	}
-	before, mapped := a.DIDMap[id]
+	before, mapped := s.DIDMap[id]
 	if mapped && before != did {
 		return d.Errf("did_map %s: already mapped to %s", id, before)
 	}
-	if a.DIDMap == nil {
-		a.DIDMap = map[string]string{}
+	if s.DIDMap == nil {
+		s.DIDMap = map[string]string{}
 	}
-	a.DIDMap[id] = did
+	s.DIDMap[id] = did
 	return endOfLine(d)
 }
 
-func (a *App) parseRoute(d *caddyfile.Dispenser) error {
+func (s *ParticipantSettings) parseRoute(d *caddyfile.Dispenser) error {
 	var name string
 	if !d.AllArgs(&name) {
 		return d.ArgErr()
 	}
-	_, exists := a.Routes[name]
+	_, exists := s.Routes[name]
 	if exists {
 		return d.Errf("route %s is already defined", name)
 	}
@@ -232,10 +232,10 @@ func (a *App) parseRoute(d *caddyfile.Dispenser) error {
 	if len(route.Datasets) == 0 {
 		return d.Errf("route %s: dataset is required", name)
 	}
-	if a.Routes == nil {
-		a.Routes = map[string]*Route{}
+	if s.Routes == nil {
+		s.Routes = map[string]*Route{}
 	}
-	a.Routes[name] = route
+	s.Routes[name] = route
 	return nil
 }
 

@@ -32,9 +32,9 @@ type ControlPlane struct {
 	Register []Register `json:"register,omitempty"`
 }
 
-func (a *App) checkControlPlanes() error {
+func (s *ParticipantSettings) checkControlPlanes() error {
 	seen := map[string]struct{}{}
-	for _, plane := range a.ControlPlanes {
+	for _, plane := range s.ControlPlanes {
 		for _, name := range append([]string{plane.Name}, plane.Formerly...) {
 			if !nameSyntax.MatchString(name) {
 				return fmt.Errorf("control_plane %q: a name has 1 to 63 letters, digits, dots, dashes or underscores", name)
@@ -49,17 +49,17 @@ func (a *App) checkControlPlanes() error {
 	return nil
 }
 
-func (a *App) controlPlaneNames() []string {
-	names := make([]string, 0, len(a.ControlPlanes))
-	for _, plane := range a.ControlPlanes {
+func (p *participant) controlPlaneNames() []string {
+	names := make([]string, 0, len(p.ControlPlanes))
+	for _, plane := range p.ControlPlanes {
 		names = append(names, plane.Name)
 	}
 	return names
 }
 
-func (a *App) formerNames() map[string]string {
+func (p *participant) formerNames() map[string]string {
 	names := map[string]string{}
-	for _, plane := range a.ControlPlanes {
+	for _, plane := range p.ControlPlanes {
 		for _, former := range plane.Formerly {
 			names[former] = plane.Name
 		}
@@ -68,14 +68,14 @@ func (a *App) formerNames() map[string]string {
 }
 
 // presentName is the name of a control plane that a flow may know by a former one.
-func (a *App) presentName(name string) string {
-	return orDefault(a.config.Formerly[name], name)
+func (p *participant) presentName(name string) string {
+	return orDefault(p.config.Formerly[name], name)
 }
 
 // callbacks returns the callback addresses by the names of control planes.
-func (a *App) callbacks(replacer *caddy.Replacer) (map[string]*url.URL, error) {
+func (p *participant) callbacks(replacer *caddy.Replacer) (map[string]*url.URL, error) {
 	addresses := map[string]*url.URL{}
-	for _, plane := range a.ControlPlanes {
+	for _, plane := range p.ControlPlanes {
 		if plane.Callback == "" {
 			continue
 		}
@@ -98,13 +98,13 @@ func controlPlaneURL(replacer *caddy.Replacer, configured string) (*url.URL, err
 }
 
 // newOutbox returns the outbox of a service.
-func (a *App) newOutbox(service *tokens.Service) (*controlplane.Outbox, error) {
+func (p *participant) newOutbox(service *tokens.Service) (*controlplane.Outbox, error) {
 	return controlplane.NewOutbox(controlplane.OutboxConfig{
-		Reports: service, Client: a.client, Callbacks: a.calls, Observer: a.observer, Logger: a.logger,
+		Reports: service, Client: p.app.client, Callbacks: p.calls, Observer: p.observer, Logger: p.logger,
 	})
 }
 
-func (a *App) parseControlPlane(d *caddyfile.Dispenser) error {
+func (s *ParticipantSettings) parseControlPlane(d *caddyfile.Dispenser) error {
 	var plane ControlPlane
 	if !d.AllArgs(&plane.Name) {
 		return d.ArgErr()
@@ -125,6 +125,6 @@ func (a *App) parseControlPlane(d *caddyfile.Dispenser) error {
 			return err
 		}
 	}
-	a.ControlPlanes = append(a.ControlPlanes, plane)
+	s.ControlPlanes = append(s.ControlPlanes, plane)
 	return nil
 }

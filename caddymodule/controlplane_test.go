@@ -170,7 +170,7 @@ func TestRevocationIsReported(t *testing.T) {
 		}
 	}
 	testkit.Eventually(t, "both reports", func() bool { return len(plane.all()) >= 2 })
-	testkit.Eventually(t, "nothing owed", func() bool { _, owed := g.running().service.Load().DueReports(); return owed == 0 })
+	testkit.Eventually(t, "nothing owed", func() bool { _, owed := g.participant().service.Load().DueReports(); return owed == 0 })
 	if plane.about("/control/transfers/dps/dataflow/completed") != 1 || plane.about("/control/transferprocess/classic/fail") != 1 || len(plane.all()) != 2 {
 		t.Errorf("%v", plane.all())
 	}
@@ -196,7 +196,7 @@ func TestReportSurvivesARestart(t *testing.T) {
 		t.Fatalf("%d %s", answer.status, answer.body)
 	}
 	testkit.Eventually(t, "a refused attempt, settled", func() bool {
-		f, err := g.running().service.Load().Flow(context.Background(), "flow-1")
+		f, err := g.participant().service.Load().Flow(context.Background(), "flow-1")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -210,7 +210,7 @@ func TestReportSurvivesARestart(t *testing.T) {
 	before := len(plane.all())
 	g.load(app, g.servers())
 	testkit.Eventually(t, "the report, delivered", func() bool {
-		f, err := g.running().service.Load().Flow(context.Background(), "flow-1")
+		f, err := g.participant().service.Load().Flow(context.Background(), "flow-1")
 		if err != nil {
 			t.Fatal(err)
 		}

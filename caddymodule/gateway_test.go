@@ -142,6 +142,16 @@ func (g *liveGateway) running() *App {
 	return loaded.(*App)
 }
 
+// participant returns the one participant of the running config.
+func (g *liveGateway) participant() *participant {
+	g.t.Helper()
+	p, err := g.running().findParticipant("")
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return p
+}
+
 // references returns how many configs hold the store in a directory.
 func (g *liveGateway) references(name string) int {
 	n, _ := engines.References("badger " + g.path(name))

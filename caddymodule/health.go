@@ -89,7 +89,7 @@ func (h *Health) ready(ctx context.Context) (int, healthBody) {
 
 // storeHealth returns nil if the store takes reads and writes, store.ErrFull if it is short of space, else why not.
 func (a *App) storeHealth(ctx context.Context) error {
-	_, err := a.Service()
+	err := a.open()
 	if err != nil {
 		return err
 	}
@@ -114,6 +114,15 @@ func configuredApp(ctx caddy.Context) (*App, error) {
 		return nil, fmt.Errorf("app %s is a %T", appName, loaded)
 	}
 	return app, nil
+}
+
+// configuredParticipant returns a participant of the app by its name.
+func configuredParticipant(ctx caddy.Context, name string) (*participant, error) {
+	app, err := configuredApp(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return app.findParticipant(name)
 }
 
 func writeJSON(w http.ResponseWriter, status int, body any) {

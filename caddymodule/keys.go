@@ -30,12 +30,12 @@ type SigningKey struct {
 	State string `json:"state,omitempty"`
 }
 
-func (a *App) loadRing(replacer *caddy.Replacer) (*tokens.Ring, error) {
-	if len(a.SigningKeys) == 0 {
+func (p *participant) loadRing(replacer *caddy.Replacer) (*tokens.Ring, error) {
+	if len(p.SigningKeys) == 0 {
 		return nil, errors.New("signing_key is required: create one with `caddy edr keygen FILE`")
 	}
-	keys := make([]tokens.RingKey, 0, len(a.SigningKeys))
-	for _, configured := range a.SigningKeys {
+	keys := make([]tokens.RingKey, 0, len(p.SigningKeys))
+	for _, configured := range p.SigningKeys {
 		state := tokens.KeyState(orDefault(configured.State, string(tokens.KeyActive)))
 		data, err := readKey(replacer, configured.File)
 		if err != nil {
@@ -47,11 +47,11 @@ func (a *App) loadRing(replacer *caddy.Replacer) (*tokens.Ring, error) {
 		}
 		keys = append(keys, tokens.RingKey{Signer: signer, State: state, Name: configured.File})
 	}
-	refresh, err := readSecretKeys(replacer, "refresh_key", a.RefreshKeys)
+	refresh, err := readSecretKeys(replacer, "refresh_key", p.RefreshKeys)
 	if err != nil {
 		return nil, err
 	}
-	sealing, err := readSecretKeys(replacer, "sealing_key", a.SealingKeys)
+	sealing, err := readSecretKeys(replacer, "sealing_key", p.SealingKeys)
 	if err != nil {
 		return nil, err
 	}
@@ -60,18 +60,18 @@ func (a *App) loadRing(replacer *caddy.Replacer) (*tokens.Ring, error) {
 
 // warnOfLostKey warns if the key that signed until this config came is not listed any more. Its tokens, most of which
 // are still good, are refused from now on.
-func (a *App) warnOfLostKey() {
+func (p *participant) warnOfLostKey(eng *engine) {
 	var active tokens.KeyID
 	listed := map[tokens.KeyID]bool{}
-	for _, key := range a.config.Keys.SigningKeys() {
+	for _, key := range p.config.Keys.SigningKeys() {
 		listed[key.KeyID] = true
 		if key.State == tokens.KeyActive {
 			active = key.KeyID
 		}
 	}
-	before := a.engine.signsWith(a.Participant, active)
+	before := eng.signsWith(p.name, active)
 	if before != "" && !listed[before] {
-		a.logger.Warn("the key that signed until now is not listed any more, so its tokens are refused: list it as verify", "kid", string(before))
+		p.logger.Warn("the key that signed until now is not listed any more, so its tokens are refused: list it as verify", "kid", string(before))
 	}
 }
 

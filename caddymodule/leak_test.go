@@ -31,7 +31,7 @@ func TestRouteGivenToAnotherDataset(t *testing.T) {
 				g.load(app, servers)
 			}
 			load("asset-1", first)
-			service, err := g.running().Service()
+			service, err := g.participant().Service()
 			if err != nil {
 				t.Fatal(err)
 			}

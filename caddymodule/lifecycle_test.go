@@ -251,7 +251,7 @@ func TestStoreOptionsAndDirectories(t *testing.T) {
 		t.Errorf("a flow of the other store: %d %s", answer.status, answer.body)
 	}
 	// Handlers of the first config go on with a closed store: cannot tell, and never a new reference.
-	service, err := first.Service()
+	service, err := first.participants[0].Service()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -281,7 +281,7 @@ func TestServiceAfterCleanup(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = app.Service()
+	err = app.open()
 	if err == nil || g.references("store") != 0 {
 		t.Errorf("%v, %d references", err, g.references("store"))
 	}
@@ -302,11 +302,11 @@ func TestTerminateReachesOldConfig(t *testing.T) {
 	if answer := g.post("/dataflows/flow-1/terminate", object{"messageId": "m-2"}); answer.status != http.StatusOK {
 		t.Fatalf("terminate: %d %s", answer.status, answer.body)
 	}
-	service, err := old.Service()
+	service, err := old.participants[0].Service()
 	if err != nil {
 		t.Fatal(err)
 	}
-	gate := old.sites.auths[0].gate
+	gate := old.participants[0].sites.auths[0].gate
 	_, err = service.Verify(t.Context(), e.access, tokens.Request{Host: "data.example", Path: "/thing"}, gate.site)
 	if err == nil {
 		t.Error("the old config still admits")

@@ -85,11 +85,11 @@ func (*Proxy) CaddyModule() caddy.ModuleInfo {
 
 // Provision reads the secrets, sets up the proxy and tells the app of it.
 func (h *Proxy) Provision(ctx caddy.Context) error {
-	app, err := configuredApp(ctx)
+	p, err := configuredParticipant(ctx, "")
 	if err != nil {
 		return err
 	}
-	return h.provision(ctx, app)
+	return h.provision(ctx, p)
 }
 
 func (h *Proxy) provision(ctx caddy.Context, app dataApp) error {

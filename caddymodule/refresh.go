@@ -36,9 +36,9 @@ func init() {
 // A refresh token in a query must not end up in a log. Such requests are left out of the access log; the handler writes
 // one line of its own instead, without the query.
 type Refresh struct {
-	app    *App
-	logger *slog.Logger
-	keys   []byte
+	participant *participant
+	logger      *slog.Logger
+	keys        []byte
 }
 
 // CaddyModule returns the Caddy module information.
@@ -48,27 +48,27 @@ func (*Refresh) CaddyModule() caddy.ModuleInfo {
 
 // Provision takes the app and tells it that there is a refresh endpoint.
 func (h *Refresh) Provision(ctx caddy.Context) error {
-	app, err := configuredApp(ctx)
+	p, err := configuredParticipant(ctx, "")
 	if err != nil {
 		return err
 	}
-	h.app, h.logger = app, ctx.Slogger()
-	h.keys, err = app.config.Keys.JWKS()
+	h.participant, h.logger = p, ctx.Slogger()
+	h.keys, err = p.config.Keys.JWKS()
 	if err != nil {
 		return err
 	}
-	app.sites.refreshes++
+	p.sites.refreshes++
 	return nil
 }
 
 // ServeHTTP answers renewals. It returns no error of its own: Caddy would log the URI with it, and error routes would
 // rewrite the body that consumers read.
 func (h *Refresh) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if h.app.address.isKeySet(r) && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
+	if h.participant.address.isKeySet(r) && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
 		h.serveKeys(w)
 		return nil
 	}
-	if !h.app.address.isRenewal(r) {
+	if !h.participant.address.isRenewal(r) {
 		return next.ServeHTTP(w, r)
 	}
 	if r.Method == http.MethodPost {
@@ -151,7 +151,7 @@ func (h *Refresh) serveRenewal(w http.ResponseWriter, r *http.Request) {
 		caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
 	}
 	done := h.renew(w, r)
-	h.app.observer.Renewal(done.result)
+	h.participant.observer.Renewal(done.result)
 
 	level := slog.LevelDebug
 	switch {
@@ -188,7 +188,7 @@ func (h *Refresh) renew(w http.ResponseWriter, r *http.Request) renewal {
 	if err != nil {
 		return h.refuse(w, faultMalformed, "", err)
 	}
-	service, err := h.app.Service()
+	service, err := h.participant.Service()
 	if err != nil {
 		return h.refuseToken(w, proof, err)
 	}
@@ -229,13 +229,13 @@ func (h *Refresh) refuseToken(w http.ResponseWriter, proof tokens.Secret, err er
 
 // format is how errors about a flow of the dialect, or about no known flow, are written.
 func (h *Refresh) format(dialect tokens.Dialect) oauth.Format {
-	switch h.app.ErrorFormat {
+	switch h.participant.app.ErrorFormat {
 	case formatEDC:
 		return oauth.EDC
 	case formatRFC6749:
 		return oauth.OAuth
 	}
-	if dialect == tokens.Classic || dialect == "" && h.app.sites.speaks(tokens.Classic) {
+	if dialect == tokens.Classic || dialect == "" && h.participant.sites.speaks(tokens.Classic) {
 		return oauth.EDC
 	}
 	return oauth.OAuth

@@ -61,11 +61,11 @@ var registerProtocols = map[string]struct {
 }
 
 // registrations returns what is registered where.
-func (a *App) registrations(replacer *caddy.Replacer) ([]controlplane.Registration, error) {
+func (p *participant) registrations(replacer *caddy.Replacer) ([]controlplane.Registration, error) {
 	var all []controlplane.Registration
-	for _, plane := range a.ControlPlanes {
+	for _, plane := range p.ControlPlanes {
 		for _, register := range plane.Register {
-			r, err := register.registration(a, replacer)
+			r, err := register.registration(p, replacer)
 			if err != nil {
 				return nil, fmt.Errorf("control_plane %s: register %s: %w", plane.Name, register.Protocol, err)
 			}
@@ -80,7 +80,7 @@ func (a *App) registrations(replacer *caddy.Replacer) ([]controlplane.Registrati
 	return all, nil
 }
 
-func (c *Register) registration(a *App, replacer *caddy.Replacer) (*controlplane.Registration, error) {
+func (c *Register) registration(p *participant, replacer *caddy.Replacer) (*controlplane.Registration, error) {
 	protocol, known := registerProtocols[c.Protocol]
 	if !known {
 		return nil, errors.New("the protocol is none of classic, dps")
@@ -103,13 +103,13 @@ func (c *Register) registration(a *App, replacer *caddy.Replacer) (*controlplane
 	if strings.HasSuffix(base, "/dataflows") {
 		return nil, errors.New("signaling_url: leave out what is appended, /v1/dataflows or /dataflows")
 	}
-	key, err := c.apiKey(a, replacer)
+	key, err := c.apiKey(p, replacer)
 	if err != nil {
 		return nil, err
 	}
 	return &controlplane.Registration{
 		Protocol: protocol.dialect, URL: collection, APIKey: key,
-		ID:            orDefault(c.ID, "edrgate-"+a.Participant),
+		ID:            orDefault(c.ID, "edrgate-"+p.name),
 		Endpoint:      base + protocol.path,
 		TransferTypes: listOr(c.TransferTypes, controlplane.DefaultTransferTypes),
 		SourceTypes:   listOr(c.SourceTypes, controlplane.DefaultSourceTypes),
@@ -125,12 +125,12 @@ func listOr(list, standard []string) []string {
 	return list
 }
 
-func (c *Register) apiKey(a *App, replacer *caddy.Replacer) (tokens.Secret, error) {
+func (c *Register) apiKey(p *participant, replacer *caddy.Replacer) (tokens.Secret, error) {
 	if c.APIKey == "" {
 		return "", nil
 	}
 	if !strings.Contains(c.APIKey, "{") {
-		a.logger.Warn("an api_key of a control plane is part of the configuration, which the admin API shows: use a placeholder")
+		p.logger.Warn("an api_key of a control plane is part of the configuration, which the admin API shows: use a placeholder")
 	}
 	key, err := replacer.ReplaceOrErr(c.APIKey, true, true)
 	if err != nil {
@@ -143,20 +143,21 @@ func (c *Register) apiKey(a *App, replacer *caddy.Replacer) (tokens.Secret, erro
 	return tokens.Secret(key), nil
 }
 
-func (a *App) provisionRegistrar(replacer *caddy.Replacer) error {
-	registrations, err := a.registrations(replacer)
+func (p *participant) provisionRegistrar(replacer *caddy.Replacer) error {
+	registrations, err := p.registrations(replacer)
 	if err != nil {
 		return err
 	}
-	a.register, err = controlplane.NewRegistrar(controlplane.RegistrarConfig{
-		Registrations: registrations, Client: a.client, Observer: a.observer, Logger: a.logger,
+	p.register, err = controlplane.NewRegistrar(controlplane.RegistrarConfig{
+		Registrations: registrations, Client: p.app.client, Observer: p.observer, Logger: p.logger,
 	})
 	return err
 }
 
 // startRegistrar begins to keep the registrations. It belongs to Start, not to the first request: a control plane that
 // learns of a gateway asks it whether it is there, and a config that is only tried must not be registered.
-func (a *App) startRegistrar() {
+func (p *participant) startRegistrar() {
+	a := p.app
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	stop := a.stopRun
@@ -168,12 +169,12 @@ func (a *App) startRegistrar() {
 		cancel()
 		stop()
 	}
-	a.ran.Go(func() { a.register.Run(ctx) })
+	a.ran.Go(func() { p.register.Run(ctx) })
 }
 
 // checkRegistrations refuses to offer what no site answers: every transfer would fail at its start.
-func (s *sites) checkRegistrations(a *App) error {
-	for _, plane := range a.ControlPlanes {
+func (s *sites) checkRegistrations(p *participant) error {
+	for _, plane := range p.ControlPlanes {
 		for _, register := range plane.Register {
 			dialect := registerProtocols[register.Protocol].dialect
 			if !slices.ContainsFunc(s.signalings, func(h *Signaling) bool { return h.speaks(dialect) }) {

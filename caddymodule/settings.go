@@ -1,7 +1,6 @@
 package caddymodule
 
 import (
-	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -9,7 +8,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/edrgate/edrgate/signaling"
 	"github.com/edrgate/edrgate/tokens"
 )
 
@@ -53,9 +51,7 @@ func (a *App) setDefaults() {
 		a.UnacknowledgedTTL = &standard
 	}
 	a.ClockSkew = orDefault(a.ClockSkew, caddy.Duration(tokens.DefaultClockSkew))
-	if len(a.ControlPlanes) == 0 {
-		a.ControlPlanes = []ControlPlane{{Name: signaling.DefaultControlPlane}}
-	}
+	a.ParticipantSettings.setDefaults()
 	if a.Resolver == nil {
 		a.Resolver = new(Resolver)
 	}
@@ -82,27 +78,12 @@ func (a *App) checkSettings() error {
 }
 
 func (a *App) checkIdentity() error {
-	if a.DID == "" {
-		return errors.New("did is required: the participant's own DID, for example did:web:provider.example")
-	}
-	if !didSyntax.MatchString(a.DID) {
-		return fmt.Errorf("did %q is not a DID", a.DID)
-	}
-	if !nameSyntax.MatchString(a.Participant) {
-		return fmt.Errorf("participant %q: a name has 1 to 63 letters, digits, dots, dashes or underscores", a.Participant)
-	}
-	err := a.checkControlPlanes()
+	err := a.ParticipantSettings.check()
 	if err != nil {
 		return err
 	}
-	for id, did := range a.DIDMap {
-		if !didSyntax.MatchString(did) {
-			return fmt.Errorf("did_map %s: %q is not a DID", id, did)
-		}
-		if didSyntax.MatchString(id) && id != did {
-			// A counterparty that is a DID is bound to it; an entry here would say otherwise and never be looked at.
-			return fmt.Errorf("did_map %s: a counterparty that is a DID cannot be mapped to another one", id)
-		}
+	if !nameSyntax.MatchString(a.Participant) {
+		return fmt.Errorf("participant %q: a name has 1 to 63 letters, digits, dots, dashes or underscores", a.Participant)
 	}
 	return nil
 }

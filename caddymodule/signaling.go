@@ -43,7 +43,7 @@ type Signaling struct {
 	// Protocols are the dialects spoken: "dps" and "edc". Default: both.
 	Protocols []string `json:"protocols,omitempty"`
 
-	app          *App
+	participant  *participant
 	logger       *slog.Logger
 	dialects     []tokens.Dialect
 	loopbackOnly bool
@@ -59,7 +59,7 @@ func (*Signaling) CaddyModule() caddy.ModuleInfo {
 // Provision reads the tokens and builds the handler.
 func (h *Signaling) Provision(ctx caddy.Context) error {
 	var err error
-	h.app, err = configuredApp(ctx)
+	h.participant, err = configuredParticipant(ctx, "")
 	if err != nil {
 		return err
 	}
@@ -85,25 +85,25 @@ func (h *Signaling) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.handler, err = signaling.New(signaling.Config{
-		Flows:       flowsOf{h.app},
+		Flows:       flowsOf{h.participant},
 		Access:      access,
-		Serving:     func() *signaling.Serving { return h.app.sites.serving },
-		Participant: h.app.Participant,
-		DID:         h.app.DID,
+		Serving:     func() *signaling.Serving { return h.participant.sites.serving },
+		Participant: h.participant.name,
+		DID:         h.participant.DID,
 		Dialects:    h.dialects,
-		CheckSource: h.app.sites.checkSource,
-		Planes:      flowsOf{h.app},
+		CheckSource: h.participant.sites.checkSource,
+		Planes:      flowsOf{h.participant},
 		CheckCallback: func(c tokens.Caller, endpoint string) error {
-			return controlplane.CheckCallback(h.app.calls[string(c)], endpoint)
+			return controlplane.CheckCallback(h.participant.calls[string(c)], endpoint)
 		},
-		Checked:  func(c tokens.Caller) { h.app.register.Checked(string(c), time.Now()) },
-		Observer: h.app.observer,
+		Checked:  func(c tokens.Caller) { h.participant.register.Checked(string(c), time.Now()) },
+		Observer: h.participant.observer,
 		Logger:   h.logger,
 	})
 	if err != nil {
 		return err
 	}
-	h.app.sites.signalings = append(h.app.sites.signalings, h)
+	h.participant.sites.signalings = append(h.participant.sites.signalings, h)
 	return nil
 }
 
@@ -130,11 +130,11 @@ func (h *Signaling) speaks(dialect tokens.Dialect) bool { return slices.Contains
 // checkRefreshPath refuses a path that consumers of the classic dialect would not find: Tractus-X appends /token to a
 // refreshEndpoint that does not end in it.
 func (h *Signaling) checkRefreshPath() error {
-	if !h.speaks(tokens.Classic) || strings.HasSuffix(h.app.RefreshPath, tokens.DefaultRefreshPath) {
+	if !h.speaks(tokens.Classic) || strings.HasSuffix(h.participant.app.RefreshPath, tokens.DefaultRefreshPath) {
 		return nil
 	}
 	return fmt.Errorf("refresh_path %s must end in %s, since consumers of EDC's classic signaling append it; or give edr_signaling only `protocol dps`",
-		h.app.RefreshPath, tokens.DefaultRefreshPath)
+		h.participant.app.RefreshPath, tokens.DefaultRefreshPath)
 }
 
 // checkListeners refuses edr_signaling without authentication where others than this machine can reach it: whoever
@@ -185,7 +185,7 @@ func (h *Signaling) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddy
 		w.WriteHeader(http.StatusForbidden)
 		return nil
 	}
-	_, err := h.app.Service()
+	_, err := h.participant.Service()
 	if err != nil {
 		h.logger.Error("signaling message not answered", "error", err)
 		w.Header().Set("Retry-After", "2")
@@ -209,11 +209,11 @@ func cameByLoopback(r *http.Request) bool {
 	return err == nil && isLoopback(host)
 }
 
-// flowsOf is the token service of an app, for a handler that is built before the store may be opened.
-type flowsOf struct{ app *App }
+// flowsOf is the token service of a participant, for a handler that is built before the store may be opened.
+type flowsOf struct{ *participant }
 
 func (f flowsOf) Start(ctx context.Context, caller tokens.Caller, r tokens.StartRequest) (*tokens.EDR, error) {
-	service, err := f.app.Service()
+	service, err := f.participant.Service()
 	if err != nil {
 		return nil, err
 	}
@@ -221,7 +221,7 @@ func (f flowsOf) Start(ctx context.Context, caller tokens.Caller, r tokens.Start
 }
 
 func (f flowsOf) Resume(ctx context.Context, caller tokens.Caller, m tokens.Message) (*tokens.EDR, error) {
-	service, err := f.app.Service()
+	service, err := f.participant.Service()
 	if err != nil {
 		return nil, err
 	}
@@ -229,7 +229,7 @@ func (f flowsOf) Resume(ctx context.Context, caller tokens.Caller, m tokens.Mess
 }
 
 func (f flowsOf) Suspend(ctx context.Context, caller tokens.Caller, m tokens.Message) (tokens.Ending, error) {
-	service, err := f.app.Service()
+	service, err := f.participant.Service()
 	if err != nil {
 		return tokens.Ending{}, err
 	}
@@ -237,7 +237,7 @@ func (f flowsOf) Suspend(ctx context.Context, caller tokens.Caller, m tokens.Mes
 }
 
 func (f flowsOf) Terminate(ctx context.Context, caller tokens.Caller, m tokens.Message) (tokens.Ending, error) {
-	service, err := f.app.Service()
+	service, err := f.participant.Service()
 	if err != nil {
 		return tokens.Ending{}, err
 	}
@@ -245,7 +245,7 @@ func (f flowsOf) Terminate(ctx context.Context, caller tokens.Caller, m tokens.M
 }
 
 func (f flowsOf) Complete(ctx context.Context, caller tokens.Caller, m tokens.Message) (tokens.Ending, error) {
-	service, err := f.app.Service()
+	service, err := f.participant.Service()
 	if err != nil {
 		return tokens.Ending{}, err
 	}
@@ -253,7 +253,7 @@ func (f flowsOf) Complete(ctx context.Context, caller tokens.Caller, m tokens.Me
 }
 
 func (f flowsOf) Status(ctx context.Context, caller tokens.Caller, processID string) (*tokens.Flow, error) {
-	service, err := f.app.Service()
+	service, err := f.participant.Service()
 	if err != nil {
 		return nil, err
 	}
@@ -261,7 +261,7 @@ func (f flowsOf) Status(ctx context.Context, caller tokens.Caller, processID str
 }
 
 func (f flowsOf) PutControlPlane(ctx context.Context, caller tokens.Caller, p tokens.ControlPlane) error {
-	service, err := f.app.Service()
+	service, err := f.participant.Service()
 	if err != nil {
 		return err
 	}
@@ -269,7 +269,7 @@ func (f flowsOf) PutControlPlane(ctx context.Context, caller tokens.Caller, p to
 }
 
 func (f flowsOf) DeleteControlPlane(ctx context.Context, caller tokens.Caller, id string) (bool, error) {
-	service, err := f.app.Service()
+	service, err := f.participant.Service()
 	if err != nil {
 		return false, err
 	}

@@ -48,7 +48,7 @@ func (h *Signaling) access(replacer *caddy.Replacer) (signaling.Access, error) {
 		h.loopbackOnly = true
 		ways = []SignalingAuth{{Insecure: true}}
 	}
-	known := h.app.controlPlaneNames()
+	known := h.participant.controlPlaneNames()
 	rules := make([]signaling.Rule, 0, len(ways))
 	for _, way := range ways {
 		standard := signaling.DefaultControlPlane

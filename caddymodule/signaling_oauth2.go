@@ -76,11 +76,11 @@ func (h *Signaling) issuer(o *SignalingOAuth2, replacer *caddy.Replacer) (*signa
 	h.keySets = append(h.keySets, set)
 	audience := replaced.Audience
 	if len(audience) == 0 {
-		audience = []string{h.app.DID}
+		audience = []string{h.participant.DID}
 	}
 	return signaling.NewIssuer(signaling.IssuerConfig{
 		Issuer: replaced.Issuer, Keys: set, Audience: audience, Subjects: replaced.Subjects,
-		ClockSkew: time.Duration(h.app.ClockSkew), Now: time.Now,
+		ClockSkew: time.Duration(h.participant.app.ClockSkew), Now: time.Now,
 	})
 }
 

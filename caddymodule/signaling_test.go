@@ -97,7 +97,7 @@ func TestSignalingPaths(t *testing.T) {
 func TestSignalingWithoutAuthByOtherListeners(t *testing.T) {
 	g := newLiveGateway(t)
 	g.load(g.app(), g.servers())
-	h := g.running().sites.signalings[0]
+	h := g.participant().sites.signalings[0]
 	next := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
 	for name, tt := range map[string]struct {
 		local  net.Addr

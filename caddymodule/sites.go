@@ -11,7 +11,7 @@ import (
 	"github.com/edrgate/edrgate/tokens"
 )
 
-// sites are the app's handlers in all sites of one config. Each adds itself when it is provisioned, which Caddy does
+// sites are the participant's handlers in all sites of one config. Each adds itself when it is provisioned, which Caddy does
 // one after the other; when the first request or Start comes, all are known.
 type sites struct {
 	auths      []*Auth
@@ -26,27 +26,27 @@ type sites struct {
 
 // complete checks what only all handlers together show, once. What one handler shows is checked when it is provisioned,
 // which `caddy validate` sees too; this is seen when the config is loaded, and the old one then stays.
-func (s *sites) complete(a *App) error {
-	s.once.Do(func() { s.err = s.check(a) })
+func (s *sites) complete(p *participant) error {
+	s.once.Do(func() { s.err = s.check(p) })
 	return s.err
 }
 
-func (s *sites) check(a *App) error {
+func (s *sites) check(p *participant) error {
 	if s.refreshes == 0 {
 		return errors.New("no site has edr_refresh: consumers could not renew their tokens; add it to the site of public_url")
 	}
 	if len(s.signalings) == 0 {
-		a.logger.Warn("no site has edr_signaling: no control plane can start flows")
+		p.logger.Warn("no site has edr_signaling: no control plane can start flows")
 	}
-	err := s.checkRoutes(a.routes)
+	err := s.checkRoutes(p.routes)
 	if err != nil {
 		return err
 	}
-	err = s.checkRegistrations(a)
+	err = s.checkRegistrations(p)
 	if err != nil {
 		return err
 	}
-	s.serving, err = signaling.NewServing(a.routes.routes, s.served(), len(s.proxies) > 0)
+	s.serving, err = signaling.NewServing(p.routes.routes, s.served(), len(s.proxies) > 0)
 	return err
 }
 
@@ -101,42 +101,42 @@ func (s *sites) speaks(dialect tokens.Dialect) bool {
 		slices.ContainsFunc(s.signalings, func(h *Signaling) bool { return h.speaks(dialect) })
 }
 
-// The rest is what the handlers of the data path ask of the app.
+// The rest is what the handlers of the data path ask of the participant.
 
-func (a *App) metrics() dataObserver { return a.observer }
+func (p *participant) metrics() dataObserver { return p.observer }
 
-func (a *App) refreshRequest(r *http.Request) bool { return a.address.isRenewal(r) }
+func (p *participant) refreshRequest(r *http.Request) bool { return p.address.isRenewal(r) }
 
-func (a *App) classicOnly() bool {
-	return a.sites.speaks(tokens.Classic) && !a.sites.speaks(tokens.DPS)
+func (p *participant) classicOnly() bool {
+	return p.sites.speaks(tokens.Classic) && !p.sites.speaks(tokens.DPS)
 }
 
-func (a *App) routeTarget(name, dataset string) (*routeTarget, bool) {
-	target, ok := a.routes.targets[name]
-	return target, ok && a.routeOf(dataset) == name
+func (p *participant) routeTarget(name, dataset string) (*routeTarget, bool) {
+	target, ok := p.routes.targets[name]
+	return target, ok && p.routeOf(dataset) == name
 }
 
 // routeOf returns the route that a dataset belongs to in this config. No request comes before the sites are complete.
-func (a *App) routeOf(dataset string) string {
-	if a.sites.serving == nil {
+func (p *participant) routeOf(dataset string) string {
+	if p.sites.serving == nil {
 		return ""
 	}
-	return a.sites.serving.RouteOf(dataset)
+	return p.sites.serving.RouteOf(dataset)
 }
 
-func (a *App) registerAuth(h *Auth) error {
+func (p *participant) registerAuth(h *Auth) error {
 	for _, name := range h.servedDatasets().Routes {
-		if !a.routes.has(name) {
+		if !p.routes.has(name) {
 			return fmt.Errorf("edr_auth: there is no route %s in the global option %s", name, appName)
 		}
 	}
-	a.sites.auths = append(a.sites.auths, h)
+	p.sites.auths = append(p.sites.auths, h)
 	return nil
 }
 
-func (a *App) registerProxy(h *Proxy) error {
-	a.sites.proxies = append(a.sites.proxies, h)
+func (p *participant) registerProxy(h *Proxy) error {
+	p.sites.proxies = append(p.sites.proxies, h)
 	return nil
 }
 
-var _ dataApp = (*App)(nil)
+var _ dataApp = (*participant)(nil)

@@ -1,0 +1,176 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"slices"
+	"sync/atomic"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/edrgate/edrgate/signaling"
+	"github.com/edrgate/edrgate/signaling/controlplane"
+	"github.com/edrgate/edrgate/tokens"
+)
+
+// ParticipantSettings are what a participant context has of its own: who it is, its keys, where it is reached, its control
+// planes and its routes.
+type ParticipantSettings struct {
+	// DID is the participant's own DID, for example did:web:provider.example: the issuer of access tokens and the
+	// audience of renewal proofs. Required.
+	DID string `json:"did,omitempty"`
+
+	// SigningKeys are the keys of access tokens. One must be active. Required.
+	SigningKeys []SigningKey `json:"signing_keys,omitempty"`
+
+	// RefreshKeys are files of at least 32 random bytes that refresh tokens are made with, the first for new ones. Not
+	// needed, unless the signing key's private bytes cannot be read. Default: derived from each signing key.
+	RefreshKeys []string `json:"refresh_keys,omitempty"`
+
+	// SealingKeys are files of at least 32 random bytes that stored secrets of other parties are encrypted with, the
+	// first for new ones. Default: derived from each signing key.
+	SealingKeys []string `json:"sealing_keys,omitempty"`
+
+	// PublicURL is where consumers reach the data, as written into EDRs. https, unless the host is a loopback one or
+	// InsecurePublicURL is set. Required.
+	PublicURL string `json:"public_url,omitempty"`
+
+	// InsecurePublicURL allows a public_url that is not https, here and in routes. Tokens then travel in clear.
+	InsecurePublicURL bool `json:"insecure_public_url,omitempty"`
+
+	// DIDMap gives the DID of a counterparty that the control plane names otherwise, for example by its business
+	// partner number. It counts when a flow is created; a change affects new flows only.
+	DIDMap map[string]string `json:"did_map,omitempty"`
+
+	// ControlPlanes are the control planes, one of which each authentication of edr_signaling stands for. Flows belong
+	// to the control plane that started them. Default: one, called "default".
+	ControlPlanes []ControlPlane `json:"control_planes,omitempty"`
+
+	// Routes give datasets an address or a backend of their own, by name.
+	Routes map[string]*Route `json:"routes,omitempty"`
+}
+
+func (s *ParticipantSettings) setDefaults() {
+	if len(s.ControlPlanes) == 0 {
+		s.ControlPlanes = []ControlPlane{{Name: signaling.DefaultControlPlane}}
+	}
+}
+
+// check checks what needs no file.
+func (s *ParticipantSettings) check() error {
+	if s.DID == "" {
+		return errors.New("did is required: the participant's own DID, for example did:web:provider.example")
+	}
+	if !didSyntax.MatchString(s.DID) {
+		return fmt.Errorf("did %q is not a DID", s.DID)
+	}
+	err := s.checkControlPlanes()
+	if err != nil {
+		return err
+	}
+	for id, did := range s.DIDMap {
+		if !didSyntax.MatchString(did) {
+			return fmt.Errorf("did_map %s: %q is not a DID", id, did)
+		}
+		if didSyntax.MatchString(id) && id != did {
+			// A counterparty that is a DID is bound to it; an entry here would say otherwise and never be looked at.
+			return fmt.Errorf("did_map %s: a counterparty that is a DID cannot be mapped to another one", id)
+		}
+	}
+	return nil
+}
+
+// participant is one participant context of a config: its settings and what Provision makes of them.
+type participant struct {
+	*ParticipantSettings
+	app  *App
+	name string
+
+	logger   *slog.Logger
+	observer *observer
+	config   tokens.Config // all but Store and Live
+	address  *addresses
+	routes   *routeTable
+	calls    map[string]*url.URL // where control planes are called back, by name
+	register *controlplane.Registrar
+	sites    sites
+	service  atomic.Pointer[tokens.Service]
+}
+
+// provision reads the keys and builds what needs no store. What belongs to the whole app has been provisioned before.
+func (p *participant) provision(replacer *caddy.Replacer) error {
+	a := p.app
+	p.logger, p.observer = a.logger, a.observer
+	ring, err := p.loadRing(replacer)
+	if err != nil {
+		return err
+	}
+	p.address, err = newAddresses(p.PublicURL, a.RefreshPath, p.InsecurePublicURL)
+	if err != nil {
+		return err
+	}
+	p.routes, err = newRouteTable(p.Routes, p.address, replacer)
+	if err != nil {
+		return err
+	}
+	p.calls, err = p.callbacks(replacer)
+	if err != nil {
+		return err
+	}
+	err = p.provisionRegistrar(replacer)
+	if err != nil {
+		return err
+	}
+	p.config = a.tokenConfig()
+	p.config.Participant, p.config.DID, p.config.DIDMap = p.name, p.DID, p.DIDMap
+	p.config.Keys = ring
+	p.config.ControlPlanes, p.config.Formerly = p.controlPlaneNames(), p.formerNames()
+	p.config.PublicURL = p.address.public
+	p.config.Observer, p.config.Logger = p.observer, p.logger
+	return nil
+}
+
+// Service returns the token service, opening the store if Start has not done so yet: Caddy starts apps in random
+// order, so a request may come first. An error means "cannot tell": 503.
+func (p *participant) Service() (*tokens.Service, error) {
+	service := p.service.Load()
+	if service != nil {
+		return service, nil
+	}
+	err := p.app.open()
+	if err != nil {
+		return nil, err
+	}
+	return p.service.Load(), nil
+}
+
+// opened is what a participant runs with over an open store.
+type opened struct {
+	service *tokens.Service
+	outbox  *controlplane.Outbox
+}
+
+func (p *participant) open(eng *engine) (opened, error) {
+	config := p.config
+	config.Store, config.Live = eng.store, eng.live
+	service, err := tokens.New(config)
+	if err != nil {
+		return opened{}, err
+	}
+	outbox, err := p.newOutbox(service)
+	return opened{service, outbox}, err
+}
+
+// findParticipant returns the participant of a name. Without a name it is the only one.
+func (a *App) findParticipant(name string) (*participant, error) {
+	if name == "" {
+		return a.participants[0], nil
+	}
+	at := slices.IndexFunc(a.participants, func(p *participant) bool { return p.name == name })
+	if at < 0 {
+		return nil, fmt.Errorf("there is no participant %s in the global option %s", name, appName)
+	}
+	return a.participants[at], nil
+}
