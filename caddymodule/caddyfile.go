@@ -222,6 +222,8 @@ func (s *ParticipantSettings) parseRoute(d *caddyfile.Dispenser) error {
 			err = text(&route.PublicURL)(d)
 		case "header":
 			err = route.parseHeader(d)
+		case "async":
+			err = setFlag(d, &route.Async)
 		default:
 			return d.Errf("unrecognized option %q of route", option)
 		}

@@ -8,6 +8,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
+	"github.com/edrgate/edrgate/signaling"
 	"github.com/edrgate/edrgate/signaling/controlplane"
 	"github.com/edrgate/edrgate/tokens"
 )
@@ -21,9 +22,9 @@ type ControlPlane struct {
 	// Formerly are names that it had before, so that it keeps its flows.
 	Formerly []string `json:"formerly,omitempty"`
 
-	// Callback is where it is told that the gateway ended a flow by itself: its URL up to and without /transferprocess
-	// (EDC's classic signaling, for example http://cp:8083/api/control) or /transfers (Data Plane Signaling, for example
-	// http://cp:8182/api/signaling). The address that a start message names is used instead where it has the same scheme,
+	// Callback is where it is told that the gateway ended a flow by itself, and that a flow of a route with async has
+	// started: its URL up to and without /transferprocess (EDC's classic signaling, for example
+	// http://cp:8083/api/control) or /transfers (Data Plane Signaling, for example http://cp:8182/api/signaling). The address that a start message names is used instead where it has the same scheme,
 	// host and port; any other is ignored, so that whoever may start flows does not choose whom the gateway calls. Default:
 	// none; then it is told nothing, and the log says so.
 	Callback string `json:"callback,omitempty"`
@@ -88,6 +89,20 @@ func (p *participant) callbacks(replacer *caddy.Replacer) (map[string]*url.URL, 
 	return addresses, nil
 }
 
+// checkAsync refuses an asynchronous start that nobody could be told the end of. The address that a start names is not
+// enough: it counts only on the server that the operator named.
+func (p *participant) checkAsync() error {
+	for _, route := range p.routes.routes {
+		for _, plane := range p.ControlPlanes {
+			if route.Async && p.calls[plane.Name] == nil {
+				return fmt.Errorf("route %s: async needs a callback of every control plane, since that is where the data address is sent: control_plane %s has none",
+					route.Name, plane.Name)
+			}
+		}
+	}
+	return nil
+}
+
 // controlPlaneURL reads a URL of a control plane, which may be or hold a placeholder.
 func controlPlaneURL(replacer *caddy.Replacer, configured string) (*url.URL, error) {
 	address, err := replacer.ReplaceOrErr(configured, true, true)
@@ -100,7 +115,8 @@ func controlPlaneURL(replacer *caddy.Replacer, configured string) (*url.URL, err
 // newOutbox returns the outbox of a service.
 func (p *participant) newOutbox(service *tokens.Service) (*controlplane.Outbox, error) {
 	return controlplane.NewOutbox(controlplane.OutboxConfig{
-		Reports: service, Client: p.app.client, Callbacks: p.calls, Observer: p.observer, Logger: p.logger,
+		Reports: service, Client: p.app.client, Callbacks: p.calls, DataAddress: signaling.DataAddress, Observer: p.observer,
+		Logger: p.logger,
 	})
 }
 

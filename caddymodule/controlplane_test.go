@@ -170,7 +170,7 @@ func TestRevocationIsReported(t *testing.T) {
 		}
 	}
 	testkit.Eventually(t, "both reports", func() bool { return len(plane.all()) >= 2 })
-	testkit.Eventually(t, "nothing owed", func() bool { _, owed := g.participant().service.Load().DueReports(); return owed == 0 })
+	testkit.Eventually(t, "nothing owed", func() bool { _, owed := g.participant().service.Load().DueReports(); return len(owed) == 0 })
 	if plane.about("/control/transfers/dps/dataflow/completed") != 1 || plane.about("/control/transferprocess/classic/fail") != 1 || len(plane.all()) != 2 {
 		t.Errorf("%v", plane.all())
 	}

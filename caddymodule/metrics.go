@@ -51,7 +51,7 @@ type collectors struct {
 	storeErrors  *prometheus.CounterVec
 	space        *prometheus.GaugeVec
 	callbacks    *prometheus.CounterVec
-	owed         prometheus.Gauge
+	owed         *prometheus.GaugeVec
 	looks        *prometheus.CounterVec
 	missing      prometheus.Gauge
 	didFetches   *prometheus.CounterVec
@@ -96,11 +96,8 @@ func newCollectors() *collectors {
 		commitTime:  histogram("store_commit_duration_seconds", "Time from the first edit of a commit until it was durable.", stageBuckets),
 		storeErrors: counter("store_errors_total", "Errors of the store's engine or disk.", "in"),
 		space:       gauge("store_space_state", "State of the free-space guard: 1 for the one that holds.", "state"),
-		callbacks:   counter("callbacks_total", "Attempts to tell a control plane that the gateway ended a flow by itself.", "result"),
-		owed: prometheus.NewGauge(prometheus.GaugeOpts{
-			Namespace: metricsNamespace, Name: "callbacks_owed",
-			Help: "Endings that a control plane has still to be told. Over replicas take the maximum.",
-		}),
+		callbacks:   counter("callbacks_total", "Attempts to tell a control plane that the gateway ended a flow by itself, or that one has started.", "event", "result"),
+		owed:      gauge("callbacks_owed", "What a control plane has still to be told, by event. Over replicas take the maximum.", "event"),
 		looks: counter("registrations_total", "Looks at the gateway's registrations at control planes.", "result"),
 		missing: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: metricsNamespace, Name: "registrations_missing", Help: "Registrations at control planes that are not known to stand.",
@@ -162,6 +159,11 @@ type (
 	issueKey   struct{ reason, life string }
 	requestKey struct{ handler, verdict, reason string }
 	stageKey   struct{ operation, stage string }
+
+	callbackKey struct {
+		event  tokens.ReportEvent
+		result controlplane.Result
+	}
 )
 
 // observer turns what the packages report into metrics. It is safe for concurrent use and never blocks.
@@ -174,7 +176,7 @@ type observer struct {
 	backends    counters[string]
 	events      counters[string]
 	storeErrors counters[string]
-	callbacks   counters[string]
+	callbacks   counters[callbackKey]
 	looks       counters[string]
 	didFetches  counters[string]
 	stages      map[stageKey]prometheus.Observer
@@ -194,11 +196,11 @@ var (
 		tokens.CodeProofClaims, tokens.CodeProofIssuer, tokens.CodeProofNotBound, tokens.CodeProofAudience,
 		tokens.CodeProofExpired, tokens.CodeProofTime, tokens.CodeProofToken, tokens.CodeProofTokenFlow,
 		tokens.CodeProofKey, tokens.CodeProofSignature, tokens.CodeProofReplayed, tokens.CodeRenewalForbidden,
-		tokens.CodeFlowSuspended, tokens.CodeFlowEnded, tokens.CodeUnavailable,
+		tokens.CodeFlowSuspended, tokens.CodeFlowEnded, tokens.CodeFlowNotStarted, tokens.CodeUnavailable,
 	}
 	renewalOutcomes = []tokens.RenewalOutcome{tokens.Rotated, tokens.Replayed, tokens.FirstAgain, tokens.RolledForward}
 	requestFaults   = []string{reasonMissing, reasonMalformed, reasonPath, reasonUpgrade, reasonMethod, reasonBody}
-	flowStates      = []tokens.State{tokens.Started, tokens.Suspended, tokens.Completed, tokens.Terminated}
+	flowStates      = []tokens.State{tokens.Starting, tokens.Started, tokens.Suspended, tokens.Completed, tokens.Terminated}
 )
 
 func newObserver(c *collectors) *observer {
@@ -206,7 +208,6 @@ func newObserver(c *collectors) *observer {
 		collectors:  c,
 		backends:    countersOf(c.backends, "answered", "rejected", "unreachable", "denied", "misconfigured"),
 		storeErrors: countersOf(c.storeErrors, "commit", "read", "space", "reserve"),
-		callbacks:   countersOf(c.callbacks, names(controlplane.Results())...),
 		looks:       countersOf(c.looks, names(controlplane.RegistrationResults())...),
 		didFetches:  countersOf(c.didFetches, did.FetchResults()...),
 		events: countersOf(c.events, tokens.EventRollForward, tokens.EventReuse, tokens.EventReplay, tokens.EventConflict,
@@ -214,6 +215,7 @@ func newObserver(c *collectors) *observer {
 		stages: map[stageKey]prometheus.Observer{},
 		spaces: map[badger.Space]prometheus.Gauge{},
 	}
+	o.resolveCallbacks()
 	o.resolveIssued()
 	o.resolveRenewals()
 	o.resolveRequests()
@@ -223,6 +225,17 @@ func newObserver(c *collectors) *observer {
 	}
 	c.build.WithLabelValues(version(), runtime.Version()).Set(1)
 	return o
+}
+
+func (o *observer) resolveCallbacks() {
+	vec := o.collectors.callbacks
+	o.callbacks = counters[callbackKey]{known: map[callbackKey]prometheus.Counter{}, other: vec.WithLabelValues(otherLabel, otherLabel)}
+	for _, event := range tokens.ReportEvents() {
+		o.collectors.owed.WithLabelValues(string(event))
+		for _, result := range controlplane.Results() {
+			o.callbacks.known[callbackKey{event, result}] = vec.WithLabelValues(string(event), string(result))
+		}
+	}
 }
 
 func (o *observer) resolveIssued() {
@@ -333,10 +346,14 @@ func names[T ~string](set []T) []string {
 }
 
 // CalledBack implements controlplane.Observer.
-func (o *observer) CalledBack(result controlplane.Result) { o.callbacks.inc(string(result)) }
+func (o *observer) CalledBack(event tokens.ReportEvent, result controlplane.Result) {
+	o.callbacks.inc(callbackKey{event, result})
+}
 
 // Owed implements controlplane.Observer.
-func (o *observer) Owed(n int) { o.collectors.owed.Set(float64(n)) }
+func (o *observer) Owed(event tokens.ReportEvent, n int) {
+	o.collectors.owed.WithLabelValues(string(event)).Set(float64(n))
+}
 
 // Looked implements controlplane.RegistrationObserver.
 func (o *observer) Looked(result controlplane.RegistrationResult) { o.looks.inc(string(result)) }

@@ -67,9 +67,9 @@ func TestObserver(t *testing.T) {
 	o.Fetched("ok", time.Millisecond)
 	o.Fetched("wallet.example", time.Millisecond)
 	o.GuardChanged(badger.SpaceLow)
-	o.CalledBack(controlplane.GivenUp)
-	o.CalledBack("http://cp:9191")
-	o.Owed(3)
+	o.CalledBack(tokens.ReportStarted, controlplane.GivenUp)
+	o.CalledBack("http://cp:9191", controlplane.GivenUp)
+	o.Owed(tokens.ReportCompleted, 3)
 	o.Looked(controlplane.RegistrationMade)
 	o.Looked("http://cp:9191")
 	o.Unregistered(2)
@@ -84,9 +84,9 @@ func TestObserver(t *testing.T) {
 		{"edrgate_renewals_total", "rotated", 1},
 		{"edrgate_renewals_total", "other", 1},
 		{"edrgate_data_requests_total", "edr_auth  admitted", 1},
-		{"edrgate_callbacks_total", "given_up", 1},
-		{"edrgate_callbacks_total", "other", 1},
-		{"edrgate_callbacks_owed", "", 3},
+		{"edrgate_callbacks_total", "started given_up", 1},
+		{"edrgate_callbacks_total", "other other", 1},
+		{"edrgate_callbacks_owed", "completed", 3},
 		{"edrgate_registrations_total", "registered", 1},
 		{"edrgate_registrations_total", "other", 1},
 		{"edrgate_registrations_missing", "", 2},

@@ -119,6 +119,10 @@ func (p *participant) provision(replacer *caddy.Replacer) error {
 	if err != nil {
 		return err
 	}
+	err = p.checkAsync()
+	if err != nil {
+		return err
+	}
 	err = p.provisionRegistrar(replacer)
 	if err != nil {
 		return err

@@ -27,6 +27,11 @@ type Route struct {
 
 	// PublicURL is where consumers reach these datasets. Default: the app's.
 	PublicURL string `json:"public_url,omitempty"`
+
+	// Async answers the starts of these datasets that come by Data Plane Signaling with STARTING and tells the control plane
+	// by a callback when they have started, with the data address. EDC cannot resume such flows properly, so it is for other
+	// control planes. Each control plane needs a callback. Starts of EDC's classic signaling are not affected. Default: false.
+	Async bool `json:"async,omitempty"`
 }
 
 // routeTable is what the configured routes come to. It never changes.
@@ -71,8 +76,8 @@ func (t *routeTable) add(name string, r *Route, a *addresses, replacer *caddy.Re
 	if r == nil || len(r.Datasets) == 0 {
 		return errors.New("dataset is required")
 	}
-	if r.Backend == "" && r.PublicURL == "" {
-		return errors.New("neither backend nor public_url is set, so the route says nothing")
+	if r.Backend == "" && r.PublicURL == "" && !r.Async {
+		return errors.New("none of backend, public_url and async is set, so the route says nothing")
 	}
 	if r.Backend == "" && len(r.Headers) > 0 {
 		return errors.New("header is set, but no backend to send it to")
@@ -84,7 +89,7 @@ func (t *routeTable) add(name string, r *Route, a *addresses, replacer *caddy.Re
 		}
 		t.endpoints[name] = public
 	}
-	t.routes = append(t.routes, signaling.Route{Name: name, Datasets: r.Datasets, PublicURL: t.endpoints[name]})
+	t.routes = append(t.routes, signaling.Route{Name: name, Datasets: r.Datasets, PublicURL: t.endpoints[name], Async: r.Async})
 	if r.Backend == "" {
 		return nil
 	}

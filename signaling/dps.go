@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -204,10 +205,13 @@ type dpsProperty struct {
 	Value string `json:"value"`
 }
 
-// granted writes the EDR with every property under its DPS name and under its IRI. The IRIs are what an EDC 0.18 consumer
-// gets to see, since its EDR API drops names that are none; the plain names are what the profile and the conformance kit
-// ask for. Readers ignore what they do not know (DPS HTTP profile).
-func (d dps) granted(w http.ResponseWriter, x *exchange, edr *tokens.EDR) {
+// DataAddress writes an EDR as Data Plane Signaling has it, for an answer or a callback, with every property under its DPS
+// name and under its IRI. The IRIs are what an EDC 0.18 consumer gets to see, since its EDR API drops names that are none;
+// the plain names are what the profile and the conformance kit ask for. Readers ignore what they do not know (DPS HTTP
+// profile). What it returns is for encoding/json, and holds tokens.
+func DataAddress(edr *tokens.EDR) any { return addressOf(edr) }
+
+func addressOf(edr *tokens.EDR) *dpsAddress {
 	a := &dpsAddress{Type: "DataAddress", EndpointType: profilePull, Endpoint: edr.Endpoint}
 	add := func(ns, name, value string) {
 		for _, n := range []string{name, ns + name} {
@@ -222,12 +226,23 @@ func (d dps) granted(w http.ResponseWriter, x *exchange, edr *tokens.EDR) {
 		add(txNS, "refreshEndpoint", edr.RefreshEndpoint)
 		add(txNS, "refreshAudience", edr.RefreshAudience)
 	}
-	writeJSON(w, http.StatusOK, statusMessage{
-		MessageID:   x.id,
-		DataFlowID:  edr.Flow.ID,
-		State:       string(edr.Flow.State),
-		DataAddress: a,
-	})
+	return a
+}
+
+// granted answers a start or a resume: with the EDR, or with 202 and the promise of a callback that will have it (DPS §1.1).
+// EDC looks at the state alone, the specification has status and Location too.
+func (d dps) granted(w http.ResponseWriter, x *exchange, edr *tokens.EDR) int {
+	m := statusMessage{MessageID: x.id, DataFlowID: edr.Flow.ID, State: string(edr.Flow.State)}
+	status := http.StatusOK
+	if edr.Pending {
+		m.State = string(tokens.Starting)
+		status = http.StatusAccepted
+		w.Header().Set("Location", strings.TrimSuffix(x.path, "start")+url.PathEscape(edr.Flow.ID)+"/status")
+	} else {
+		m.DataAddress = addressOf(edr)
+	}
+	writeJSON(w, status, m)
+	return status
 }
 
 // seconds writes an expiry the way both dialects have it, as a string.

@@ -220,7 +220,7 @@ type ldProperty struct {
 }
 
 // granted writes the EDR. All names are IRIs: the consumer drops others.
-func (classic) granted(w http.ResponseWriter, x *exchange, edr *tokens.EDR) {
+func (classic) granted(w http.ResponseWriter, x *exchange, edr *tokens.EDR) int {
 	a := ldAddress{Type: "dspace:DataAddress", EndpointType: endpointTypeHTTP}
 	if x.namespace == dspace2025 {
 		a.EndpointType = struct {
@@ -250,6 +250,7 @@ func (classic) granted(w http.ResponseWriter, x *exchange, edr *tokens.EDR) {
 		Type:        "DataFlowResponseMessage",
 		DataAddress: a,
 	})
+	return http.StatusOK
 }
 
 func (classic) done() int { return http.StatusNoContent }

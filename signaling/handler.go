@@ -175,6 +175,7 @@ func (h *Handler) Serves(r *http.Request) bool {
 type exchange struct {
 	target
 	id     string // of the answer, and in the log
+	path   string // of the request, as it was sent
 	caller tokens.Caller
 
 	// Of a classic start, for its answer.
@@ -197,7 +198,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	began := h.now()
-	x := &exchange{target: t, id: h.newID()}
+	x := &exchange{target: t, id: h.newID(), path: r.URL.EscapedPath()}
 	answer, spoken := h.codecs[t.dialect]
 	if !spoken {
 		answer = dps{} // a refusal's body in plain JSON is read by everybody
@@ -223,7 +224,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	status := http.StatusOK
 	switch {
 	case res.edr != nil:
-		answer.granted(w, x, res.edr)
+		status = answer.granted(w, x, res.edr)
 	case res.flow != nil:
 		answer.status(w, x, res.flow)
 	default:

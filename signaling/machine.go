@@ -70,7 +70,7 @@ func (m *machine) start(ctx context.Context, caller tokens.Caller, msg *startMes
 	if err != nil {
 		return nil, err
 	}
-	request.Route, request.Endpoint = at.route, at.endpoint
+	request.Route, request.Endpoint, request.Async = at.route, at.endpoint, at.async
 	var fromAddress string
 	if msg.address != nil {
 		fromAddress = msg.address.bpn

@@ -23,8 +23,8 @@ type codec interface {
 	// done is the status of an answer without a body.
 	done() int
 
-	// granted, status and refused write an answer with one.
-	granted(w http.ResponseWriter, x *exchange, edr *tokens.EDR)
+	// granted, status and refused write an answer with one. granted returns the status it has written.
+	granted(w http.ResponseWriter, x *exchange, edr *tokens.EDR) int
 	status(w http.ResponseWriter, x *exchange, flow *tokens.Flow)
 	refused(w http.ResponseWriter, x *exchange, r *refusal)
 }

@@ -21,6 +21,9 @@ type Route struct {
 
 	// PublicURL is the endpoint that the EDR names. Empty: that of the participant.
 	PublicURL string
+
+	// Async makes starts of Data Plane Signaling asynchronous: the EDR comes in a callback.
+	Async bool
 }
 
 // Site is what one edr_auth serves.
@@ -142,6 +145,7 @@ func (s *Serving) route(dataset string) *Route {
 type place struct {
 	route    string
 	endpoint string // empty: the participant's
+	async    bool
 
 	// usesSource says that the flow's own source address will be used, so that it must be one that can be.
 	usesSource bool
@@ -153,7 +157,7 @@ func (s *Serving) place(dataset string, hasSource bool) (place, error) {
 	p := place{usesSource: hasSource && s.ownBackends}
 	r := s.route(dataset)
 	if r != nil {
-		p.route, p.endpoint = r.Name, r.PublicURL
+		p.route, p.endpoint, p.async = r.Name, r.PublicURL, r.Async
 		return p, nil
 	}
 	if p.usesSource {

@@ -21,7 +21,7 @@ const (
 	CodeFlowUnknown    Code = "flow_unknown"     // no such flow
 	CodeFlowSuspended  Code = "flow_suspended"   // the flow is suspended; renewing does not help
 	CodeFlowEnded      Code = "flow_ended"       // the flow is completed, terminated or revoked
-	CodeFlowNotStarted Code = "flow_not_started" // the flow was prepared but never started
+	CodeFlowNotStarted Code = "flow_not_started" // the flow is not started yet
 )
 
 // Refusals of a renewal.

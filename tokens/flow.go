@@ -9,7 +9,8 @@ import (
 // State is the state of a flow (DPS §4.3). Classic signaling uses the same names for the states it has.
 type State string
 
-// The states of Data Plane Signaling. A provider's pull flow is only ever Started, Suspended, Completed or Terminated.
+// The states of Data Plane Signaling. A provider's pull flow is only ever Started, Suspended, Completed or Terminated, and
+// before that Starting, if its start is asynchronous.
 const (
 	Preparing  State = "PREPARING"
 	Prepared   State = "PREPARED"

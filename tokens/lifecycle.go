@@ -90,10 +90,19 @@ func (s *Service) keyOf(p *pin) string { return flowKey(s.c.Participant, p.messa
 
 // applyPin gives a flow the state that it has here, where the store has not recorded that yet.
 func (s *Service) applyPin(f *Flow) {
-	p := s.c.Live.pinned(f.key())
-	if p != nil && s.mayEnd(p.caller, f.ControlPlane) {
+	p := s.pinOf(f)
+	if p != nil {
 		f.State = p.op.state
 	}
+}
+
+// pinOf returns the suspension or ending of a flow that is in effect here and not recorded yet, or nil.
+func (s *Service) pinOf(f *Flow) *pin {
+	p := s.c.Live.pinned(f.key())
+	if p == nil || !s.mayEnd(p.caller, f.ControlPlane) {
+		return nil
+	}
+	return p
 }
 
 // carryOut records what a pin asks for. The error is the store's: then nobody knows, and the pin stays.
@@ -130,6 +139,8 @@ func (s *Service) endKnown(ctx context.Context, p *pin) (Ending, error) {
 			return store.Edit{}, store.ErrKeep
 		}
 		s.hold(p, p.refused)
+		// Whoever suspends or ends a flow knows of it, and of one that the gateway ends nobody needs to hear that it started.
+		f.Report = nil
 		result.Report = f.promise(p.op, f.State, now)
 		f.State, f.Reason, f.Changed = p.op.state, p.message.Reason, now
 		f.remember(p.message.MessageID, p.op)
@@ -149,13 +160,13 @@ func (s *Service) endKnown(ctx context.Context, p *pin) (Ending, error) {
 		return Ending{Outcome: NotOwned}, nil
 	}
 	s.c.Live.advance(result.Flow.key(), record.Version, result.Flow.State)
+	if result.Outcome == Applied {
+		s.owe(result.Flow)
+	}
 	if result.Outcome == Applied && !p.op.own && s.owner(result.Flow) != string(p.caller) {
 		s.c.Observer.Event(EventOrphan)
 	}
-	switch result.Report {
-	case ReportPromised:
-		s.owe(result.Flow)
-	case ReportImpossible:
+	if result.Report == ReportImpossible {
 		s.c.Observer.Event(EventUntold)
 		s.c.Logger.Warn("control plane cannot be told that a flow has ended, since it is suspended there: terminate the transfer there too",
 			"flow", result.Flow.ID, "control_plane", s.owner(result.Flow), "cause", p.op.cause)
@@ -259,8 +270,14 @@ func (s *Service) resume(ctx context.Context, caller Caller, m Message, op opera
 		if err != nil {
 			return store.Edit{}, err
 		}
-		if !changed {
+		// Who resumes a flow has seen it start.
+		known := f.startKnown()
+		if !changed && !known {
 			return store.Edit{}, store.ErrKeep
+		}
+		if !changed {
+			data, err := f.encode()
+			return store.Edit{Data: data}, err
 		}
 		// Lifted here and not after the commit: a suspension that waits to be recorded must not come after this.
 		held := s.c.Live.pinned(f.key())
@@ -287,6 +304,7 @@ func (s *Service) resume(ctx context.Context, caller Caller, m Message, op opera
 		return nil, unavailable(err, "resuming flow %s", m.ProcessID)
 	}
 	s.c.Live.advance(f.key(), record.Version, f.State)
+	s.owe(f)
 	if !changed {
 		return s.edr(f, "repeat", true)
 	}

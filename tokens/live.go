@@ -10,10 +10,13 @@ import (
 
 // Live holds the present state of the flows that are in use. It hangs on the store, not on a configuration, so that a
 // flow ended under a new configuration is seen by requests admitted under an old one. Memory follows use: a flow's
-// entry goes when no remembered token points at it any more.
+// entry goes when no remembered token points at it any more. It also holds which reports are owed.
 type Live struct {
 	seed   maphash.Seed
 	shards [liveShards]liveShard
+
+	mu   sync.Mutex // guards what follows
+	owed map[string]*owed
 }
 
 const liveShards = 64
@@ -47,12 +50,25 @@ type pin struct {
 
 // NewLive returns an empty set of states.
 func NewLive() *Live {
-	l := &Live{seed: maphash.MakeSeed()}
+	l := &Live{seed: maphash.MakeSeed(), owed: map[string]*owed{}}
 	for i := range l.shards {
 		l.shards[i].flows = map[string]weak.Pointer[liveFlow]{}
 		l.shards[i].pins = map[string]*pin{}
 	}
 	return l
+}
+
+// owedBy returns the reports that a participant owes. They are here so that what is promised under an old configuration
+// while a new one starts is known to both.
+func (l *Live) owedBy(participant string) *owed {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	o := l.owed[participant]
+	if o == nil {
+		o = newOwed()
+		l.owed[participant] = o
+	}
+	return o
 }
 
 func (l *Live) shard(key string) *liveShard {

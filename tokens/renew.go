@@ -159,6 +159,7 @@ func (s *Service) readRefreshToken(refresh string, f *Flow) (*refreshToken, erro
 func (s *Service) exchange(ctx context.Context, token *refreshToken, proof *authentication) (*Flow, RenewalOutcome, error) {
 	var f *Flow
 	var outcome RenewalOutcome
+	known := false // that its control plane took the start
 	now := s.c.Now()
 	edit := func(old store.Record) (store.Edit, error) {
 		var err error
@@ -175,6 +176,7 @@ func (s *Service) exchange(ctx context.Context, token *refreshToken, proof *auth
 			return store.Edit{}, store.ErrKeep
 		}
 		s.rotate(f, token, proof, now)
+		known = f.startKnown()
 		data, err := f.encode()
 		return store.Edit{Data: data}, err
 	}
@@ -182,6 +184,9 @@ func (s *Service) exchange(ctx context.Context, token *refreshToken, proof *auth
 	_, err := s.c.Store.Update(ctx, flowKind, flowKey(token.participant, token.flow), edit)
 	s.c.Observer.Stage("renew", "store", s.c.Now().Sub(start))
 	if err == nil {
+		if known {
+			s.owe(f)
+		}
 		return f, outcome, nil
 	}
 	if errors.Is(err, store.ErrNotFound) {

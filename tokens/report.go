@@ -9,16 +9,20 @@ import (
 	"github.com/edrgate/edrgate/store"
 )
 
-// ReportEvent is what a control plane is told of a flow that the gateway ended by itself.
+// ReportEvent is what a control plane is told of a flow.
 type ReportEvent string
 
 // The events of a Report.
 const (
 	ReportCompleted ReportEvent = "completed" // the flow is finished
 	ReportFailed    ReportEvent = "failed"    // the flow failed, so that the transfer is terminated
+	ReportStarted   ReportEvent = "started"   // the flow, which was started asynchronously, can be used
 )
 
-// The causes of a Report.
+// ReportEvents lists every ReportEvent.
+func ReportEvents() []ReportEvent { return []ReportEvent{ReportCompleted, ReportFailed, ReportStarted} }
+
+// The causes of a Report of an ending.
 const (
 	CauseRevoked = "revoke" // by the operator, or because of a stolen refresh token
 	CauseUnused  = "unused" // its EDR was never used
@@ -41,7 +45,7 @@ const (
 	// ReportWithin is how long after the ending its report is tried: a weekend.
 	ReportWithin = 72 * time.Hour
 
-	// reportAfter lets whoever asked for the ending be answered before the control plane calls in turn.
+	// reportAfter lets whoever asked for the ending or the start be answered before the gateway calls in turn.
 	reportAfter = time.Second
 
 	// storeTrouble is how long a report rests whose record the store did not give or take.
@@ -52,8 +56,9 @@ const (
 	maxOwed = 10_000
 )
 
-// Report is what the gateway owes a control plane: the news that it ended a flow by itself. It is part of the flow's
-// record, written with the ending, so that no crash can come between the two.
+// Report is what the gateway owes a control plane: the news that it ended a flow by itself, or that a flow has started
+// which was answered as starting. It is part of the flow's record, written with the ending or the start, so that no crash
+// can come between the two.
 type Report struct {
 	Flow         string
 	Dialect      Dialect
@@ -61,33 +66,47 @@ type Report struct {
 	Callback     string // as the start message had it; not checked
 	Registered   string // the endpoint that the control plane registered, if it did
 	Event        ReportEvent
-	Cause        string
-	Since        time.Time // when the flow ended
+	Cause        string    // of an ending
+	Since        time.Time // when the flow ended, or its start was answered
 	Attempt      int       // 1 for the first
 	Unknown      int       // attempts before this one to which the control plane said that it does not know the flow
+	EDR          *EDR      // of ReportStarted: made for this attempt; nil otherwise
+}
+
+// TooOld reports whether the report is not worth another attempt.
+func (r *Report) TooOld(now time.Time) bool {
+	within := ReportWithin
+	if r.Event == ReportStarted {
+		within = StartedWithin
+	}
+	return now.Sub(r.Since) > within
 }
 
 // report is the part of a Report that is stored with its flow.
 type report struct {
 	Event   ReportEvent `json:"event"`
-	Cause   string      `json:"cause"`
+	Cause   string      `json:"cause,omitempty"`
 	Since   time.Time   `json:"since"`
 	Due     time.Time   `json:"due"` // when it may be tried again; in the future while somebody tries
 	Attempt int         `json:"attempt,omitempty"`
 	Unknown int         `json:"unknown,omitempty"`
+	Unsure  int         `json:"unsure,omitempty"` // of ReportStarted: attempts that may have been taken
 }
 
 // OwedReport names a report and who is to get it.
 type OwedReport struct {
 	Flow         string
 	ControlPlane string // present name
+	Event        ReportEvent
 }
 
 // Settlement is what became of an attempt to deliver a report.
 type Settlement struct {
-	Done    bool          // nothing is owed any more: delivered, refused for good, or given up
-	Again   time.Duration // if not done: when it may be tried again
-	Unknown bool          // if not done: the control plane said that it does not know the flow
+	Done      bool          // nothing is owed any more: delivered, refused for good, or given up
+	Delivered bool          // the control plane took it
+	Unsure    bool          // if not delivered: the control plane may have taken it all the same
+	Again     time.Duration // if not done: when it may be tried again
+	Unknown   bool          // if not done: the control plane said that it does not know the flow
 }
 
 // promise notes in a flow that its ending is to be reported. before is the state that it ended in.
@@ -129,21 +148,22 @@ func newOwed() *owed { return &owed{flows: map[string]owedFlow{}, held: map[stri
 
 type owedFlow struct {
 	controlPlane string
+	event        ReportEvent
 	due          time.Time
 }
 
-func (o *owed) put(flow, controlPlane string, due time.Time) {
+func (o *owed) put(flow string, f owedFlow) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	known, held := o.flows[flow]
-	if held && known.controlPlane == controlPlane {
-		o.flows[flow] = owedFlow{controlPlane, due}
+	if held && known.controlPlane == f.controlPlane {
+		o.flows[flow] = f
 		return
 	}
 	o.remove(flow)
-	if o.held[controlPlane] < maxOwed {
-		o.held[controlPlane]++
-		o.flows[flow] = owedFlow{controlPlane, due}
+	if o.held[f.controlPlane] < maxOwed {
+		o.held[f.controlPlane]++
+		o.flows[flow] = f
 	}
 }
 
@@ -153,7 +173,8 @@ func (o *owed) rest(flow string, until time.Time) {
 	defer o.mu.Unlock()
 	known, held := o.flows[flow]
 	if held {
-		o.flows[flow] = owedFlow{known.controlPlane, until}
+		known.due = until
+		o.flows[flow] = known
 	}
 }
 
@@ -182,58 +203,91 @@ func (s *Service) owe(f *Flow) {
 		s.owed.drop(f.ID)
 		return
 	}
-	s.owed.put(f.ID, s.owner(f), f.Report.Due)
+	s.owed.put(f.ID, owedFlow{s.owner(f), f.Report.Event, f.Report.Due})
 }
 
-// DueReports returns the reports that may be tried now, in no order, and how many are owed in all as far as this process
-// knows.
-func (s *Service) DueReports() ([]OwedReport, int) {
+// DueReports returns the reports that may be tried now, those of starts before the others, since a transfer waits for them,
+// and how many of each event are owed in all as far as this process knows.
+func (s *Service) DueReports() ([]OwedReport, map[ReportEvent]int) {
 	now := s.c.Now()
 	s.owed.mu.Lock()
 	defer s.owed.mu.Unlock()
-	var due []OwedReport
+	var starts, endings []OwedReport
+	all := map[ReportEvent]int{}
 	for flow, o := range s.owed.flows {
-		if !o.due.After(now) {
-			due = append(due, OwedReport{Flow: flow, ControlPlane: o.controlPlane})
+		all[o.event]++
+		report := OwedReport{Flow: flow, ControlPlane: o.controlPlane, Event: o.event}
+		switch {
+		case o.due.After(now):
+		case o.event == ReportStarted:
+			starts = append(starts, report)
+		default:
+			endings = append(endings, report)
 		}
 	}
-	return due, len(s.owed.flows)
+	return append(starts, endings...), all
 }
 
 // ClaimReport takes a report to deliver it: for the time of lease no other gateway over the same store does. nil without
 // an error: there is nothing to deliver now. An error means that nobody can tell.
+//
+// The first claim of a start is what starts the flow, so that its EDR can be used from the moment that anybody can have it.
 func (s *Service) ClaimReport(ctx context.Context, flow string, lease time.Duration) (*Report, error) {
 	now := s.c.Now().UTC()
-	claimed := false
+	claimed, held := false, false
 	f, err := s.editReport(ctx, flow, func(f *Flow) bool {
-		claimed = f.Report != nil && !f.Report.Due.After(now)
+		held = f.startOwed() && s.pinOf(f) != nil
+		claimed = f.Report != nil && !f.Report.Due.After(now) && !held
 		if claimed {
 			f.Report.Attempt++
 			f.Report.Due = now.Add(lease)
 		}
+		if claimed && f.startOwed() {
+			f.offerStart(now)
+		}
 		return claimed
 	})
-	if err != nil || f == nil || !claimed {
+	if err != nil || f == nil {
 		return nil, err
+	}
+	if held {
+		s.owed.rest(flow, now.Add(storeTrouble))
+	}
+	if !claimed {
+		return nil, nil
 	}
 	registered, err := s.registeredEndpoint(ctx, s.owner(f))
 	if err != nil {
 		return nil, err
 	}
-	return &Report{
+	r := &Report{
 		Flow: f.ID, Dialect: f.Dialect, ControlPlane: s.owner(f), Callback: f.Callback, Registered: registered,
 		Event: f.Report.Event, Cause: f.Report.Cause, Since: f.Report.Since, Attempt: f.Report.Attempt,
 		Unknown: f.Report.Unknown,
-	}, nil
+	}
+	if !f.startOwed() {
+		return r, nil
+	}
+	reason := "start"
+	if r.Attempt > 1 {
+		reason = "repeat"
+	}
+	r.EDR, err = s.edr(f, reason, r.Attempt > 1)
+	return r, err
 }
 
 // SettleReport records what became of a claimed report. A settlement that comes after the lease, when another gateway has
-// claimed it, changes nothing.
+// claimed it, or when something else is owed, changes nothing.
 func (s *Service) SettleReport(ctx context.Context, r *Report, settled Settlement) error {
 	now := s.c.Now().UTC()
-	_, err := s.editReport(ctx, r.Flow, func(f *Flow) bool {
-		if f.Report == nil || f.Report.Attempt != r.Attempt {
+	settles := false
+	f, err := s.editReport(ctx, r.Flow, func(f *Flow) bool {
+		settles = f.Report != nil && f.Report.Event == r.Event && f.Report.Attempt == r.Attempt
+		if !settles {
 			return false
+		}
+		if f.startOwed() {
+			f.settleStart(settled, now)
 		}
 		if settled.Done {
 			f.Report = nil
@@ -245,6 +299,9 @@ func (s *Service) SettleReport(ctx context.Context, r *Report, settled Settlemen
 		}
 		return true
 	})
+	if err == nil && settles && r.Event == ReportStarted && settled.Done && !settled.Delivered {
+		s.logUntaken(f)
+	}
 	return err
 }
 
@@ -252,17 +309,29 @@ func (s *Service) SettleReport(ctx context.Context, r *Report, settled Settlemen
 // the record says then. A flow that is gone is nil.
 func (s *Service) editReport(ctx context.Context, flow string, edit func(*Flow) bool) (*Flow, error) {
 	var f *Flow
-	_, err := s.c.Store.Update(ctx, flowKind, flowKey(s.c.Participant, flow), func(old store.Record) (store.Edit, error) {
+	changed := false // the state
+	record, err := s.c.Store.Update(ctx, flowKind, flowKey(s.c.Participant, flow), func(old store.Record) (store.Edit, error) {
 		var err error
 		f, err = decodeFlow(old.Data)
 		if err != nil {
 			return store.Edit{}, err
 		}
+		before := f.State
+		changed = false
 		if !edit(f) {
 			return store.Edit{}, store.ErrKeep
 		}
-		data, err := f.encode()
-		return store.Edit{Data: data, Expires: s.forgotten(f)}, err
+		result := store.Edit{Expires: old.Expires}
+		changed = f.State != before
+		if changed {
+			result.Event, result.Ending = string(f.State), f.State.Ended()
+		}
+		if f.State.Ended() {
+			result.Expires = s.forgotten(f)
+			f.bury()
+		}
+		result.Data, err = f.encode()
+		return result, err
 	})
 	if errors.Is(err, store.ErrNotFound) {
 		s.owed.drop(flow)
@@ -271,6 +340,9 @@ func (s *Service) editReport(ctx context.Context, flow string, edit func(*Flow) 
 	if err != nil {
 		s.owed.rest(flow, s.c.Now().Add(storeTrouble))
 		return nil, unavailable(err, "report of flow %s", flow)
+	}
+	if changed {
+		s.c.Live.advance(f.key(), record.Version, f.State)
 	}
 	s.owe(f)
 	return f, nil

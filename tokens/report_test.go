@@ -20,6 +20,16 @@ func (x *fixture) claim(flow string) *Report {
 	return r
 }
 
+// due are the reports that may be tried now, and how many are owed in all.
+func (x *fixture) due() ([]OwedReport, int) {
+	due, owed := x.DueReports()
+	all := 0
+	for _, n := range owed {
+		all += n
+	}
+	return due, all
+}
+
 func (x *fixture) settle(r *Report, s Settlement) {
 	x.t.Helper()
 	err := x.SettleReport(context.Background(), r, s)
@@ -63,11 +73,11 @@ func TestWhoIsTold(t *testing.T) {
 			if want := test.promise == ReportImpossible; (x.observer.count(EventUntold) == 1) != want {
 				t.Errorf("untold: %d", x.observer.count(EventUntold))
 			}
-			if due, _ := x.DueReports(); len(due) != 0 {
+			if due, _ := x.due(); len(due) != 0 {
 				t.Errorf("due before whoever asked can have been answered: %v", due)
 			}
 			x.clock.Advance(reportAfter)
-			due, pending := x.DueReports()
+			due, pending := x.due()
 			got := x.claim("flow-1")
 			if test.event == "" {
 				if len(due) != 0 || pending != 0 || got != nil {
@@ -75,7 +85,7 @@ func TestWhoIsTold(t *testing.T) {
 				}
 				return
 			}
-			if len(due) != 1 || pending != 1 || due[0] != (OwedReport{"flow-1", "cp"}) {
+			if len(due) != 1 || pending != 1 || due[0] != (OwedReport{"flow-1", "cp", test.event}) {
 				t.Errorf("due %v, pending %d", due, pending)
 			}
 			want := Report{
@@ -105,7 +115,7 @@ func TestReportIsTriedUntilSettled(t *testing.T) {
 	}
 	x.settle(first, Settlement{Again: 5 * time.Second, Unknown: true})
 	x.clock.Advance(4 * time.Second)
-	if due, pending := x.DueReports(); len(due) != 0 || pending != 1 {
+	if due, pending := x.due(); len(due) != 0 || pending != 1 {
 		t.Fatalf("due %v, pending %d", due, pending)
 	}
 	x.clock.Advance(time.Second)
@@ -115,7 +125,7 @@ func TestReportIsTriedUntilSettled(t *testing.T) {
 	}
 	x.settle(second, Settlement{Done: true})
 	x.clock.Advance(time.Hour)
-	if due, pending := x.DueReports(); len(due) != 0 || pending != 0 || x.claim("flow-1") != nil {
+	if due, pending := x.due(); len(due) != 0 || pending != 0 || x.claim("flow-1") != nil {
 		t.Fatalf("still owed: %v, %d", due, pending)
 	}
 	// The control plane's own terminate, which follows, finds the flow ended and is answered like any repeat.
@@ -133,9 +143,9 @@ func TestReportOfADeadGateway(t *testing.T) {
 	x.clock.Advance(reportAfter)
 	lost := x.claim("flow-1")
 
-	again := x.other(func(*Config) {})
+	again := x.other(func(c *Config) { c.Live = NewLive() })
 	again.count(context.Background())
-	if _, pending := again.DueReports(); pending != 1 {
+	if _, pending := again.DueReports(); pending[ReportCompleted] != 1 {
 		t.Fatal("a new process does not know of the report")
 	}
 	x.clock.Advance(lease)
@@ -154,7 +164,7 @@ func TestReportOfADeadGateway(t *testing.T) {
 		t.Fatal(err)
 	}
 	x.count(context.Background())
-	if _, pending := x.DueReports(); pending != 0 {
+	if _, pending := x.due(); pending != 0 {
 		t.Error("the first process still holds it for owed")
 	}
 }
@@ -209,7 +219,7 @@ func TestPinnedRevocationIsReportedLater(t *testing.T) {
 	_, err := revoked(x)
 	wantCode(t, err, CodeUnavailable)
 	x.clock.Advance(time.Hour)
-	if _, pending := x.DueReports(); pending != 0 {
+	if _, pending := x.due(); pending != 0 {
 		t.Fatal("promised, although the ending is not recorded")
 	}
 	x.store.fail(nil, nil)
@@ -231,12 +241,12 @@ func TestReportWhileTheStoreIsInTrouble(t *testing.T) {
 	if !errors.Is(err, errBroken) {
 		t.Error(err)
 	}
-	if due, pending := x.DueReports(); len(due) != 0 || pending != 1 {
+	if due, pending := x.due(); len(due) != 0 || pending != 1 {
 		t.Errorf("due %v, %d owed: want it to rest", due, pending)
 	}
 	x.store.fail(nil, nil)
 	x.clock.Advance(storeTrouble)
-	if due, _ := x.DueReports(); len(due) != 1 || x.claim("flow-1") == nil {
+	if due, _ := x.due(); len(due) != 1 || x.claim("flow-1") == nil {
 		t.Errorf("due %v, want it again", due)
 	}
 }
@@ -244,16 +254,16 @@ func TestReportWhileTheStoreIsInTrouble(t *testing.T) {
 func TestOwedReportsAreBounded(t *testing.T) {
 	o := newOwed()
 	for i := range maxOwed + 10 {
-		o.put(fmt.Sprint(i), "cp", time.Time{})
+		o.put(fmt.Sprint(i), owedFlow{controlPlane: "cp"})
 	}
 	if len(o.flows) != maxOwed {
 		t.Errorf("%d held", len(o.flows))
 	}
-	o.put("other", "well", time.Time{})
+	o.put("other", owedFlow{controlPlane: "well"})
 	if o.flows["other"].controlPlane != "well" {
 		t.Error("one control plane takes the room of another")
 	}
-	o.put("0", "renamed", time.Time{})
+	o.put("0", owedFlow{controlPlane: "renamed"})
 	if o.held["cp"] != maxOwed-1 || o.held["renamed"] != 1 {
 		t.Errorf("held %v", o.held)
 	}
@@ -262,7 +272,7 @@ func TestOwedReportsAreBounded(t *testing.T) {
 	if len(o.held) != 2 {
 		t.Errorf("held %v", o.held)
 	}
-	o.put("0", "renamed", time.Time{})
+	o.put("0", owedFlow{controlPlane: "renamed"})
 	if o.flows["0"].controlPlane != "renamed" {
 		t.Error("a known one is not kept up to date")
 	}

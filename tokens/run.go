@@ -56,14 +56,17 @@ func (s *Service) Run(ctx context.Context) {
 }
 
 // keepCounting counts now and then. A count reads the whole store, page by page with a pause between them, so that it is
-// not felt by requests.
+// not felt by requests. The first comes at once: after a restart nothing else knows which reports are owed.
 func (s *Service) keepCounting(ctx context.Context) {
-	next := time.NewTicker(countEvery)
-	defer next.Stop()
 	for {
-		s.count(ctx)
+		wait := countEvery
+		if !s.count(ctx) {
+			wait = storeTrouble
+		}
+		next := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
+			next.Stop()
 			return
 		case <-next.C:
 		}
@@ -82,6 +85,7 @@ func (s *Service) watchClock(watch *clockWatch) {
 
 // record writes the first use of a flow, once. What fails is left to a later request.
 func (s *Service) record(ctx context.Context, m mark) {
+	known := false // that its control plane took the start
 	_, err := s.c.Store.Update(ctx, flowKind, flowKey(s.c.Participant, m.flow), func(old store.Record) (store.Edit, error) {
 		f, err := decodeFlow(old.Data)
 		if err != nil {
@@ -91,9 +95,13 @@ func (s *Service) record(ctx context.Context, m mark) {
 			return store.Edit{}, store.ErrKeep
 		}
 		f.Used = m.at.UTC()
+		known = f.startKnown()
 		data, err := f.encode()
 		return store.Edit{Data: data, Expires: old.Expires}, err
 	})
+	if err == nil && known {
+		s.owed.drop(m.flow)
+	}
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		m.live.marked.Store(false)
 		s.c.Logger.Debug("first use of a flow not recorded", "flow", m.flow, "error", err)
@@ -141,11 +149,16 @@ func (s *Service) sweep(ctx context.Context) {
 const expiringWithin = 30 * 24 * time.Hour
 
 // count reports how many flows there are, and says so if some belong to nobody who could end them. On the way it ends those
-// that were never used, and finds the reports that are owed.
-func (s *Service) count(ctx context.Context) {
-	c := FlowCount{ByState: map[State]int{Started: 0, Suspended: 0, Completed: 0, Terminated: 0}}
+// that were never used, and finds the reports that are owed. A record that cannot be read must not keep any of this
+// from the flows behind it: it is left out, with an error in the log. It reports whether it came to the end.
+func (s *Service) count(ctx context.Context) bool {
+	c := FlowCount{ByState: map[State]int{Starting: 0, Started: 0, Suspended: 0, Completed: 0, Terminated: 0}}
 	ended := 0
-	err := s.each(ctx, countPause, func(f *Flow) {
+	skip := func(record string, err error) error {
+		s.c.Logger.Error("flow record cannot be read and is left out of the count", "record", record, "error", err)
+		return nil
+	}
+	err := s.each(ctx, countPause, skip, func(f *Flow) {
 		if s.unused(f) && ended < maxUnusedEndings {
 			ended++
 			f = s.endUnused(ctx, f)
@@ -156,18 +169,22 @@ func (s *Service) count(ctx context.Context) {
 		if ctx.Err() == nil && !errors.Is(err, store.ErrClosed) {
 			s.c.Logger.Warn("counting flows failed", "error", err)
 		}
-		return
+		return false
 	}
 	s.c.Observer.Flows(c)
 	if c.Orphaned > 0 {
 		s.c.Logger.Warn("flows of control planes that are not configured: name the former one, or end the flows", "flows", c.Orphaned)
 	}
+	return true
 }
 
 func (s *Service) add(c *FlowCount, f *Flow) {
 	c.ByState[f.State]++
-	if f.State.Ended() {
+	// A flow that lives and owes nothing may have come to owe something since it was read.
+	if f.Report != nil || f.State.Ended() {
 		s.owe(f)
+	}
+	if f.State.Ended() {
 		return
 	}
 	if !s.controlPlanes[s.owner(f)] {
@@ -180,24 +197,32 @@ func (s *Service) add(c *FlowCount, f *Flow) {
 	}
 }
 
-// each calls visit for every flow of the participant, with a pause between two pages.
-func (s *Service) each(ctx context.Context, pause time.Duration, visit func(*Flow)) error {
+// each calls visit for every flow of the participant, with a pause between two pages. unreadable decides about a record that
+// cannot be read: an error of it ends the round.
+func (s *Service) each(
+	ctx context.Context, pause time.Duration, unreadable func(record string, err error) error, visit func(*Flow),
+) error {
 	after := ""
 	for {
-		flows, err := s.Flows(ctx, after, listPage)
+		records, err := s.page(ctx, after, listPage)
 		if err != nil {
 			return err
 		}
-		if len(flows) == 0 {
-			return nil
-		}
-		for _, f := range flows {
+		for _, r := range records {
+			f, err := decodeFlow(r.Data)
+			if err != nil {
+				err = unreadable(r.ID, err)
+				if err != nil {
+					return err
+				}
+				continue
+			}
 			visit(f)
 		}
-		if len(flows) < listPage {
+		if len(records) < listPage {
 			return nil
 		}
-		after = flows[len(flows)-1].ID
+		after = records[len(records)-1].ID
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -206,21 +231,34 @@ func (s *Service) each(ctx context.Context, pause time.Duration, visit func(*Flo
 	}
 }
 
-// Flows returns a page of the participant's flows behind the one with id after, in the order of their ids.
-func (s *Service) Flows(ctx context.Context, after string, limit int) ([]*Flow, error) {
-	q := store.Query{Kind: flowKind, Label: "participant", Value: s.c.Participant, Limit: limit}
-	if after != "" {
-		q.After = flowKey(s.c.Participant, after)
-	}
-	records, err := s.c.Store.List(ctx, q)
+// page returns the records of the participant's flows behind the one with record id after.
+func (s *Service) page(ctx context.Context, after string, limit int) ([]store.Record, error) {
+	records, err := s.c.Store.List(ctx, store.Query{
+		Kind: flowKind, Label: "participant", Value: s.c.Participant, After: after, Limit: limit,
+	})
 	if err != nil {
 		return nil, unavailable(err, "listing flows")
+	}
+	return records, nil
+}
+
+// unreadable is for rounds whose result would be wrong without a record.
+func unreadable(record string, err error) error { return unavailable(err, "flow record %s", record) }
+
+// Flows returns a page of the participant's flows behind the one with id after, in the order of their ids.
+func (s *Service) Flows(ctx context.Context, after string, limit int) ([]*Flow, error) {
+	if after != "" {
+		after = flowKey(s.c.Participant, after)
+	}
+	records, err := s.page(ctx, after, limit)
+	if err != nil {
+		return nil, err
 	}
 	flows := make([]*Flow, 0, len(records))
 	for _, r := range records {
 		f, err := decodeFlow(r.Data)
 		if err != nil {
-			return nil, unavailable(err, "flow record %s", r.ID)
+			return nil, unreadable(r.ID, err)
 		}
 		flows = append(flows, f)
 	}
@@ -231,7 +269,7 @@ func (s *Service) Flows(ctx context.Context, after string, limit int) ([]*Flow, 
 // no flow needs what was derived from it and no access token of it can still be presented.
 func (s *Service) KeyUse(ctx context.Context) (map[KeyID]int, error) {
 	use := map[KeyID]int{}
-	err := s.each(ctx, 0, func(f *Flow) {
+	err := s.each(ctx, 0, unreadable, func(f *Flow) {
 		needed := map[KeyID]struct{}{}
 		for _, id := range []KeyID{f.CurrentKey, f.PreviousKey, f.FirstKey} {
 			needed[id] = struct{}{}

@@ -41,8 +41,8 @@ type Observer interface {
 	// Stage reports how long one stage ("did", "store", "sign", or "total") of an operation ("renew", "verify", "start")
 	// took. Of "verify" only tokens that are not remembered are reported.
 	Stage(operation, stage string, took time.Duration)
-	// Issued reports an access token: reason is "start", "repeat", "resume" or "renew"; renewable says whether it is
-	// short-lived.
+	// Issued reports an access token: reason is "start", "repeat", "resume" or "renew" ("start" and "repeat" also for the
+	// first and further attempts to tell of an asynchronous start); renewable says whether it is short-lived.
 	Issued(reason string, renewable bool)
 	// Event reports something that an operator should see, one of the Event constants.
 	Event(name string)
@@ -139,7 +139,7 @@ func New(c Config) (*Service, error) {
 		controlPlanes: map[string]bool{},
 		verdicts:      newVerdicts(c.CacheEntries),
 		marks:         make(chan mark, maxMarks),
-		owed:          newOwed(),
+		owed:          c.Live.owedBy(c.Participant),
 	}
 	for _, name := range c.ControlPlanes {
 		s.controlPlanes[name] = true
@@ -239,6 +239,10 @@ type StartRequest struct {
 
 	Route    string // name of the configured route that serves the dataset; empty: none
 	Endpoint string // endpoint of the EDR; empty: Config.PublicURL
+
+	// Async asks for an asynchronous start: the control plane gets the EDR in a report and not in the answer. Only DPS has
+	// that; a classic start is synchronous all the same.
+	Async bool
 }
 
 // Message asks for a change of an existing flow's state.
@@ -263,6 +267,10 @@ type EDR struct {
 
 	// Repeated says that nothing changed: the message was a repeat.
 	Repeated bool
+
+	// Pending says that this is the answer to an asynchronous start whose EDR the control plane gets in a report. There is
+	// nothing here but the flow, and to the control plane its state is Starting, whatever the record says.
+	Pending bool
 }
 
 // Ending is what became of a request to end or suspend access. Such requests are never refused, since a control plane

@@ -37,7 +37,8 @@ const rememberedMessages = 8
 // Start creates a flow and its EDR. A start that repeats the binding fields of an existing flow is a repeat, whatever
 // its message id: control planes send one start up to eight times, also at the same moment, and give the transfer up if
 // one of them is refused. The answer to a repeat is rendered again from the record. For a flow of the classic dialect
-// that is suspended, a repeated start is how it is resumed.
+// that is suspended, a repeated start is how it is resumed. The EDR of an asynchronous start is not in its answer: see
+// EDR.Pending.
 func (s *Service) Start(ctx context.Context, caller Caller, r StartRequest) (*EDR, error) {
 	f, err := s.newFlow(caller, &r)
 	if err != nil {
@@ -57,6 +58,10 @@ func (s *Service) Start(ctx context.Context, caller Caller, r StartRequest) (*ED
 		return nil, unavailable(err, "creating flow %s", f.ID)
 	}
 	s.c.Live.advance(f.key(), record.Version, f.State)
+	if f.startOwed() {
+		s.owe(f)
+		return &EDR{Flow: f, Pending: true}, nil
+	}
 	return s.edr(f, "start", false)
 }
 
@@ -95,6 +100,9 @@ func (s *Service) newFlow(caller Caller, r *StartRequest) (*Flow, error) {
 	}
 	if f.Endpoint == "" {
 		f.Endpoint = s.c.PublicURL
+	}
+	if r.Async && r.Dialect == DPS {
+		f.promiseStarted(s.c.Now().UTC())
 	}
 	if r.Terms.Source != nil {
 		f.Source, err = s.c.Keys.seal(s.c.Rand, f.key(), r.Terms.Source)
@@ -157,6 +165,9 @@ func (s *Service) startAgain(ctx context.Context, caller Caller, r *StartRequest
 	}
 	if f.State == Suspended && f.Dialect == Classic {
 		return s.resume(ctx, caller, Message{ProcessID: f.ID, Dialect: Classic}, opStart)
+	}
+	if f.startOwed() {
+		return &EDR{Flow: f, Pending: true, Repeated: true}, nil
 	}
 	return s.edr(f, "repeat", true)
 }

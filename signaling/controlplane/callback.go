@@ -25,19 +25,22 @@ type statusMessage struct {
 	DataFlowID string `json:"dataFlowId"`
 	State      string `json:"state"`
 	Error      string `json:"error,omitempty"`
+
+	DataAddress any `json:"dataAddress,omitempty"`
 }
 
 // errDots refuses a flow whose id a server would take for a step up in the path: it would turn the callback into another
 // request.
 var errDots = errors.New("the flow's id cannot stand in a path")
 
-// callback writes the message that delivers a report to a control plane below base.
-func callback(base *url.URL, r *tokens.Report) (message, error) {
+// callback writes the message that delivers a report to a control plane below base. address is the data address of the
+// report's EDR, if it has one.
+func callback(base *url.URL, r *tokens.Report, address any) (message, error) {
 	if r.Flow == "." || r.Flow == ".." {
 		return message{}, errDots
 	}
 	if r.Dialect == tokens.DPS {
-		return dpsCallback(base, r)
+		return dpsCallback(base, r, address)
 	}
 	return classicCallback(base, r)
 }
@@ -57,11 +60,14 @@ func classicCallback(base *url.URL, r *tokens.Report) (message, error) {
 
 // dpsCallback is that of Data Plane Signaling (DPS §1.1). The state of the message is that of the event: the gateway's
 // own record may say terminated where the control plane is told completed.
-func dpsCallback(base *url.URL, r *tokens.Report) (message, error) {
+func dpsCallback(base *url.URL, r *tokens.Report, address any) (message, error) {
 	path := below(base, "transfers", r.Flow) + "/dataflow/"
 	event, status := "completed", statusMessage{MessageID: messageID(r), DataFlowID: r.Flow, State: string(tokens.Completed)}
-	if r.Event == tokens.ReportFailed {
+	switch r.Event {
+	case tokens.ReportFailed:
 		event, status.State, status.Error = "errored", string(tokens.Terminated), reasons[r.Cause]
+	case tokens.ReportStarted:
+		event, status.State, status.DataAddress = "started", string(tokens.Started), address
 	}
 	body, err := json.Marshal(status)
 	return message{method: http.MethodPost, url: path + event, body: body}, err
@@ -72,7 +78,8 @@ func below(base *url.URL, collection, id string) string {
 	return strings.TrimSuffix(base.String(), "/") + "/" + collection + "/" + url.PathEscape(id)
 }
 
-// messageID is the same for every attempt, so that a receiver can tell a repeat (DPS messageId).
+// messageID is the same for every attempt, so that a receiver can tell a repeat (DPS messageId), although each attempt to
+// tell of a start has an access token of its own.
 func messageID(r *tokens.Report) string {
 	sum := sha256.Sum256([]byte(strings.Join([]string{r.Flow, string(r.Event), r.Since.UTC().String()}, "\x00")))
 	return base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:16])

@@ -15,6 +15,7 @@ var since = time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
 func TestCallbackOnTheWire(t *testing.T) {
 	id := messageID(&tokens.Report{Flow: "flow-1", Event: tokens.ReportCompleted, Since: since})
 	failed := messageID(&tokens.Report{Flow: "flow-1", Event: tokens.ReportFailed, Since: since})
+	started := messageID(&tokens.Report{Flow: "flow-1", Event: tokens.ReportStarted, Since: since})
 	for name, test := range map[string]struct {
 		base      string
 		report    tokens.Report
@@ -42,6 +43,12 @@ func TestCallbackOnTheWire(t *testing.T) {
 			"https://cp/transfers/flow-1/dataflow/errored",
 			`{"messageId":"` + failed + `","dataFlowId":"flow-1","state":"TERMINATED","error":"the data flow was never used"}`,
 		},
+		"dps started": {
+			"https://cp",
+			tokens.Report{Dialect: tokens.DPS, Event: tokens.ReportStarted},
+			"https://cp/transfers/flow-1/dataflow/started",
+			`{"messageId":"` + started + `","dataFlowId":"flow-1","state":"STARTED","dataAddress":{"@type":"DataAddress"}}`,
+		},
 		"id that must be encoded": {
 			"https://cp/a%2Fb",
 			tokens.Report{Flow: "a?b#c%2F", Dialect: tokens.Classic, Event: tokens.ReportCompleted},
@@ -54,7 +61,7 @@ func TestCallbackOnTheWire(t *testing.T) {
 				r.Flow = "flow-1"
 			}
 			r.Since = since
-			m, err := callback(mustBase(t, test.base), &r)
+			m, err := callback(mustBase(t, test.base), &r, addressOf(nil))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -67,7 +74,7 @@ func TestCallbackOnTheWire(t *testing.T) {
 
 func TestCallbackOfAnIDThatClimbs(t *testing.T) {
 	for _, id := range []string{".", ".."} {
-		_, err := callback(mustBase(t, "http://cp/control"), &tokens.Report{Flow: id, Dialect: tokens.DPS})
+		_, err := callback(mustBase(t, "http://cp/control"), &tokens.Report{Flow: id, Dialect: tokens.DPS}, nil)
 		if !errors.Is(err, errDots) {
 			t.Errorf("%s: %v", id, err)
 		}
@@ -162,7 +169,7 @@ func FuzzParseBase(f *testing.F) {
 		if err != nil {
 			return
 		}
-		m, err := callback(u, &tokens.Report{Flow: "flow-1", Dialect: tokens.DPS, Event: tokens.ReportCompleted})
+		m, err := callback(u, &tokens.Report{Flow: "flow-1", Dialect: tokens.DPS, Event: tokens.ReportCompleted}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,5 +1,5 @@
-// Package controlplane is what the gateway says to control planes of its own accord: that it is there, and that it ended
-// a flow by itself.
+// Package controlplane is what the gateway says to control planes of its own accord: that it is there, that a flow which it
+// answered as starting has started, and that it ended a flow by itself.
 //
 // Which control planes there are, and where, the operator says. An address in a message is used only where it is on a
 // server that the operator named: whoever may start flows must not choose whom the gateway talks to.
@@ -12,8 +12,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"net/netip"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"github.com/edrgate/edrgate/internal/dial"
@@ -70,10 +72,18 @@ type answer struct {
 // ok reports whether the control plane took the message.
 func (a answer) ok() bool { return a.status >= 200 && a.status <= 299 }
 
-// call sends a message. The error is that of the network: nobody can tell whether the message arrived.
+// errUnsent is wrapped by the error of a call that never had a connection: what was to be sent has not arrived.
+var errUnsent = errors.New("not sent")
+
+// call sends a message. The error is that of the network: unless it is errUnsent nobody can tell whether the message
+// arrived.
 func (c *Client) call(ctx context.Context, m message) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	var connected atomic.Bool
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
+	})
 	r, err := http.NewRequestWithContext(ctx, m.method, m.url, bytes.NewReader(m.body))
 	if err != nil {
 		return answer{}, err
@@ -85,6 +95,9 @@ func (c *Client) call(ctx context.Context, m message) (answer, error) {
 		r.Header.Set("Content-Type", "application/json")
 	}
 	response, err := c.http.Do(r)
+	if err != nil && !connected.Load() {
+		return answer{}, fmt.Errorf("%w: %w", errUnsent, err)
+	}
 	if err != nil {
 		return answer{}, err
 	}

@@ -107,18 +107,18 @@ func newBook(clock *testkit.Clock, reports ...tokens.Report) *book {
 	return b
 }
 
-func (b *book) DueReports() ([]tokens.OwedReport, int) {
+func (b *book) DueReports() ([]tokens.OwedReport, map[tokens.ReportEvent]int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var due []tokens.OwedReport
-	owed := 0
+	owed := map[tokens.ReportEvent]int{}
 	for flow, e := range b.owed {
 		if e.settled != nil && e.settled.Done {
 			continue
 		}
-		owed++
+		owed[e.report.Event]++
 		if !e.due.After(b.clock.Now()) {
-			due = append(due, tokens.OwedReport{Flow: flow, ControlPlane: e.report.ControlPlane})
+			due = append(due, tokens.OwedReport{Flow: flow, ControlPlane: e.report.ControlPlane, Event: e.report.Event})
 		}
 	}
 	return due, owed
@@ -158,23 +158,32 @@ func (b *book) settlement(flow string) *tokens.Settlement {
 	return b.owed[flow].settled
 }
 
+// addressOf stands for the writer of data addresses.
+func addressOf(*tokens.EDR) any { return map[string]string{"@type": "DataAddress"} }
+
 // recorder is an Observer that remembers.
 type recorder struct {
 	mu      sync.Mutex
 	results map[Result]int
-	owed    int
+	events  map[tokens.ReportEvent]int
+	owed    map[tokens.ReportEvent]int
 }
 
-func (r *recorder) CalledBack(result Result) {
+func newRecorder() *recorder {
+	return &recorder{results: map[Result]int{}, events: map[tokens.ReportEvent]int{}, owed: map[tokens.ReportEvent]int{}}
+}
+
+func (r *recorder) CalledBack(event tokens.ReportEvent, result Result) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.results[result]++
+	r.events[event]++
 }
 
-func (r *recorder) Owed(n int) {
+func (r *recorder) Owed(event tokens.ReportEvent, n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.owed = n
+	r.owed[event] = n
 }
 
 func (r *recorder) count(result Result) int {

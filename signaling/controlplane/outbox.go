@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
@@ -17,8 +18,8 @@ import (
 // Reports are the reports that are owed. They are kept with their flows, so that they survive the process.
 // *tokens.Service implements it.
 type Reports interface {
-	// DueReports returns what may be tried now, and how many reports are owed in all.
-	DueReports() ([]tokens.OwedReport, int)
+	// DueReports returns what may be tried now, the most urgent first, and how many reports of each event are owed in all.
+	DueReports() ([]tokens.OwedReport, map[tokens.ReportEvent]int)
 
 	// ClaimReport takes one to deliver it; nil: there is nothing to deliver any more, or somebody else is at it.
 	ClaimReport(ctx context.Context, flow string, lease time.Duration) (*tokens.Report, error)
@@ -46,9 +47,9 @@ func Results() []Result { return []Result{Delivered, Retried, Refused, Unknown, 
 // Observer is told of deliveries, for metrics. It must not block.
 type Observer interface {
 	// CalledBack reports one attempt.
-	CalledBack(r Result)
-	// Owed reports how many reports are owed.
-	Owed(n int)
+	CalledBack(event tokens.ReportEvent, r Result)
+	// Owed reports how many reports of an event are owed.
+	Owed(event tokens.ReportEvent, n int)
 }
 
 // OutboxConfig is what an Outbox needs. Fields without a stated default are required.
@@ -59,19 +60,23 @@ type OutboxConfig struct {
 	// Callbacks are the addresses of control planes by their names. Reports to others are dropped, with a warning.
 	Callbacks map[string]*url.URL
 
+	// DataAddress writes an EDR as the answer to a start has it, for a report of a start.
+	DataAddress func(*tokens.EDR) any
+
 	Observer Observer
 	Logger   *slog.Logger
 	Now      func() time.Time // default: time.Now
 	Jitter   func() float64   // 0 <= x < 1; default: math/rand
 }
 
-// Outbox delivers reports, each until it is taken, refused for good, or too old. It may run beside the outboxes of other
+// Outbox delivers reports, starts and endings, each until it is taken, refused for good, or too old. It may run beside the outboxes of other
 // gateways over the same store.
 type Outbox struct {
 	c       OutboxConfig
 	mu      sync.Mutex
-	running map[string]struct{} // flows
-	atOnce  map[string]int      // deliveries by control plane
+	running map[string]struct{}            // flows
+	atOnce  map[string]int                 // deliveries by control plane
+	waiting map[string][]tokens.OwedReport // what is due and had no room, by control plane
 	wg      sync.WaitGroup
 }
 
@@ -89,8 +94,8 @@ const (
 
 // NewOutbox returns an Outbox.
 func NewOutbox(c OutboxConfig) (*Outbox, error) {
-	if c.Reports == nil || c.Client == nil || c.Observer == nil || c.Logger == nil {
-		return nil, errors.New("outbox: reports, client, observer and logger are required")
+	if c.Reports == nil || c.Client == nil || c.DataAddress == nil || c.Observer == nil || c.Logger == nil {
+		return nil, errors.New("outbox: reports, client, data address, observer and logger are required")
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -116,38 +121,56 @@ func (o *Outbox) Run(ctx context.Context) {
 	}
 }
 
-// dispatch begins the deliveries that are due and for which there is room.
+// dispatch begins the deliveries that are due and for which there is room. What has none follows when a delivery to the same
+// control plane ends.
 func (o *Outbox) dispatch(ctx context.Context) {
 	due, owed := o.c.Reports.DueReports()
-	o.c.Observer.Owed(owed)
-	for _, d := range due {
-		if !o.begin(d) {
-			continue
-		}
+	for _, event := range tokens.ReportEvents() {
+		o.c.Observer.Owed(event, owed[event])
+	}
+	for _, d := range o.room(due) {
 		o.wg.Go(func() {
-			defer o.end(d)
-			o.deliver(ctx, d.Flow)
+			for more := true; more; d, more = o.next(ctx, d) {
+				o.deliver(ctx, d.Flow)
+			}
 		})
 	}
 }
 
-func (o *Outbox) begin(d tokens.OwedReport) bool {
+// room takes the deliveries that there is room for, and notes the others.
+func (o *Outbox) room(due []tokens.OwedReport) []tokens.OwedReport {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	_, running := o.running[d.Flow]
-	if running || o.atOnce[d.ControlPlane] >= perPlane {
-		return false
+	o.waiting = map[string][]tokens.OwedReport{}
+	var begun []tokens.OwedReport
+	for _, d := range due {
+		_, running := o.running[d.Flow]
+		switch {
+		case running:
+		case o.atOnce[d.ControlPlane] >= perPlane:
+			o.waiting[d.ControlPlane] = append(o.waiting[d.ControlPlane], d)
+		default:
+			o.running[d.Flow] = struct{}{}
+			o.atOnce[d.ControlPlane]++
+			begun = append(begun, d)
+		}
 	}
-	o.running[d.Flow] = struct{}{}
-	o.atOnce[d.ControlPlane]++
-	return true
+	return begun
 }
 
-func (o *Outbox) end(d tokens.OwedReport) {
+// next ends a delivery and takes another one that waits for it.
+func (o *Outbox) next(ctx context.Context, ended tokens.OwedReport) (tokens.OwedReport, bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	delete(o.running, d.Flow)
-	o.atOnce[d.ControlPlane]--
+	delete(o.running, ended.Flow)
+	waiting := o.waiting[ended.ControlPlane]
+	if len(waiting) == 0 || ctx.Err() != nil {
+		o.atOnce[ended.ControlPlane]--
+		return tokens.OwedReport{}, false
+	}
+	o.waiting[ended.ControlPlane] = waiting[1:]
+	o.running[waiting[0].Flow] = struct{}{}
+	return waiting[0], true
 }
 
 // deliver makes one attempt.
@@ -164,9 +187,9 @@ func (o *Outbox) deliver(ctx context.Context, flow string) {
 	if ctx.Err() != nil {
 		return // the lease runs out, and whoever runs then tries again
 	}
-	o.c.Observer.CalledBack(result)
+	o.c.Observer.CalledBack(r.Event, result)
 	o.report(r, result, status, err)
-	settled := tokens.Settlement{Done: result != Retried}
+	settled := tokens.Settlement{Done: result != Retried, Delivered: result == Delivered, Unsure: unsure(status, err)}
 	if !settled.Done {
 		settled.Again = waitAfter(r.Attempt, o.c.Jitter())
 		settled.Unknown = status == http.StatusNotFound
@@ -182,12 +205,16 @@ func (o *Outbox) attempt(ctx context.Context, r *tokens.Report) (Result, int, er
 	if configured == nil {
 		return Unaddressed, 0, nil
 	}
-	if o.c.Now().Sub(r.Since) > tokens.ReportWithin {
+	if r.TooOld(o.c.Now()) {
 		return GivenUp, 0, nil
 	}
-	m, err := callback(baseFor(configured, r), r)
+	var address any
+	if r.EDR != nil {
+		address = o.c.DataAddress(r.EDR)
+	}
+	m, err := callback(baseFor(configured, r), r, address)
 	if err != nil {
-		return Refused, 0, err
+		return Refused, 0, fmt.Errorf("%w: %w", errUnsent, err)
 	}
 	a, err := o.c.Client.call(ctx, m)
 	if err != nil {
@@ -220,6 +247,15 @@ func resultOf(a answer, unknown int) Result {
 	return Retried
 }
 
+// unsure reports whether an attempt that was not confirmed may have been taken all the same: the answer was lost, or is that
+// of something between the control plane and us. EDC answers 500 to a start that it has taken before (observed on 0.18).
+func unsure(status int, err error) bool {
+	if err != nil {
+		return !errors.Is(err, errUnsent)
+	}
+	return status >= http.StatusInternalServerError
+}
+
 // waitAfter doubles with every attempt. Half of it is left to chance, so that the reports of an outage do not come all at once.
 func waitAfter(attempt int, chance float64) time.Duration {
 	d := longestWait
@@ -231,20 +267,16 @@ func waitAfter(attempt int, chance float64) time.Duration {
 
 // report writes the log line of an attempt. The answer's body stays out: it is somebody else's text.
 func (o *Outbox) report(r *tokens.Report, result Result, status int, err error) {
-	level, text := slog.LevelInfo, "control plane told of an ending"
-	switch result {
-	case Retried:
-		level, text = slog.LevelWarn, "control plane could not be told of an ending: trying again"
-	case Refused, Unknown:
-		level, text = slog.LevelWarn, "control plane does not take the report of an ending: see whether the transfer has ended there"
-	case GivenUp:
-		level, text = slog.LevelError, "control plane was not told of an ending, for days: terminate the transfer there"
-	case Unaddressed:
-		level, text = slog.LevelWarn, "control plane is not told of an ending, since it has no callback: configure it, and terminate the transfer there"
+	line := endingLines[result]
+	if r.Event == tokens.ReportStarted {
+		line = startLines[result]
 	}
 	args := []any{
-		"flow", r.Flow, "control_plane", r.ControlPlane, "dialect", string(r.Dialect), "cause", r.Cause,
+		"flow", r.Flow, "control_plane", r.ControlPlane, "dialect", string(r.Dialect), "event", string(r.Event),
 		"result", string(result), "attempt", r.Attempt,
+	}
+	if r.Cause != "" {
+		args = append(args, "cause", r.Cause)
 	}
 	if status != 0 {
 		args = append(args, "status", status)
@@ -252,5 +284,29 @@ func (o *Outbox) report(r *tokens.Report, result Result, status int, err error) 
 	if err != nil {
 		args = append(args, "error", err)
 	}
-	o.c.Logger.Log(context.Background(), level, text, args...)
+	o.c.Logger.Log(context.Background(), line.level, line.text, args...)
+}
+
+// line is what the log says of an attempt.
+type line struct {
+	level slog.Level
+	text  string
+}
+
+var endingLines = map[Result]line{
+	Delivered:   {slog.LevelInfo, "control plane told of an ending"},
+	Retried:     {slog.LevelWarn, "control plane could not be told of an ending: trying again"},
+	Refused:     {slog.LevelWarn, "control plane does not take the report of an ending: see whether the transfer has ended there"},
+	Unknown:     {slog.LevelWarn, "control plane does not take the report of an ending: see whether the transfer has ended there"},
+	GivenUp:     {slog.LevelError, "control plane was not told of an ending, for days: terminate the transfer there"},
+	Unaddressed: {slog.LevelWarn, "control plane is not told of an ending, since it has no callback: configure it, and terminate the transfer there"},
+}
+
+var startLines = map[Result]line{
+	Delivered:   {slog.LevelInfo, "control plane told that a flow has started"},
+	Retried:     {slog.LevelWarn, "control plane could not be told that a flow has started: trying again"},
+	Refused:     {slog.LevelWarn, "control plane does not take the start of a flow: see what became of the transfer there"},
+	Unknown:     {slog.LevelWarn, "control plane does not take the start of a flow: see what became of the transfer there"},
+	GivenUp:     {slog.LevelError, "control plane could not be told for a day that a flow has started: terminate the transfer there"},
+	Unaddressed: {slog.LevelError, "control plane cannot be told that a flow has started, since it has no callback any more: terminate the transfer there"},
 }

@@ -30,7 +30,7 @@ type fixture struct {
 func newFixture(t *testing.T, callbacks map[string]*url.URL, reports ...tokens.Report) *fixture {
 	t.Helper()
 	clock := testkit.NewClock()
-	x := &fixture{clock: clock, observer: &recorder{results: map[Result]int{}}, log: &bytes.Buffer{}}
+	x := &fixture{clock: clock, observer: newRecorder(), log: &bytes.Buffer{}}
 	for i := range reports {
 		reports[i].Since = clock.Now()
 		if reports[i].ControlPlane == "" {
@@ -40,7 +40,7 @@ func newFixture(t *testing.T, callbacks map[string]*url.URL, reports ...tokens.R
 	x.book = newBook(clock, reports...)
 	var err error
 	x.Outbox, err = NewOutbox(OutboxConfig{
-		Reports: x.book, Client: newTestClient(t), Callbacks: callbacks, Observer: x.observer,
+		Reports: x.book, Client: newTestClient(t), Callbacks: callbacks, DataAddress: addressOf, Observer: x.observer,
 		Logger: slog.New(slog.NewTextHandler(x.log, nil)), Now: clock.Now, Jitter: func() float64 { return 0 },
 	})
 	if err != nil {
@@ -140,8 +140,8 @@ func TestControlPlaneComesBack(t *testing.T) {
 		t.Errorf("repeats differ: %v", ids)
 	}
 	x.round()
-	if x.observer.owed != 0 {
-		t.Errorf("%d owed", x.observer.owed)
+	if n := x.observer.owed[tokens.ReportCompleted]; n != 0 {
+		t.Errorf("%d owed", n)
 	}
 }
 
@@ -157,8 +157,8 @@ func TestControlPlaneIsAway(t *testing.T) {
 	}
 	x := newFixture(t, map[string]*url.URL{"cp": mustBase(t, "http://"+address)}, dpsReport("flow-1"))
 	x.round()
-	if x.observer.count(Retried) != 1 || x.observer.owed != 1 || !strings.Contains(x.log.String(), "connection refused") {
-		t.Errorf("%v, %d owed, log %s", x.observer.results, x.observer.owed, x.log)
+	if x.observer.count(Retried) != 1 || x.observer.owed[tokens.ReportCompleted] != 1 || !strings.Contains(x.log.String(), "connection refused") {
+		t.Errorf("%v, owed %v, log %s", x.observer.results, x.observer.owed, x.log)
 	}
 }
 
