@@ -1,11 +1,13 @@
 package tokens
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/elliptic"
 	"encoding/base64"
 	"errors"
+	"log/slog"
 	"math/big"
 	"strings"
 	"testing"
@@ -338,4 +340,41 @@ func TestRememberedTokenKeepsNoMetadata(t *testing.T) {
 	if err != nil || a.flow.Metadata != nil || a.flow.Claims != nil || a.flow.Messages != nil || a.flow.Salt != nil {
 		t.Fatalf("%v", err)
 	}
+}
+
+// A record that cannot be read must not keep the count from the flows behind it: what they owe would never be delivered,
+// and those that are never used would live for ever. Whoever decides by a complete list is told that it is none.
+func TestUnreadableRecordDoesNotEndTheCount(t *testing.T) {
+	var log bytes.Buffer
+	x := newFixture(t, func(c *Config) {
+		c.UnacknowledgedTTL = time.Hour
+		c.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	})
+	_, err := x.store.Create(context.Background(), store.Record{
+		Kind: flowKind, ID: flowKey("default", "flow-0"), Labels: map[string]string{"participant": "default"}, Data: []byte(`{"state":1}`),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.start(dpsStart("flow-1"))
+	x.start(dpsStart("flow-2"))
+	x.must(x.Revoke(context.Background(), "flow-2", ""))
+	x.clock.Advance(time.Hour)
+	next := x.other(func(c *Config) { c.Live = NewLive() })
+	if !next.count(context.Background()) {
+		t.Error("the count did not come to its end")
+	}
+	if x.stateOf("flow-1") != Terminated {
+		t.Errorf("the unused flow behind it is %s", x.stateOf("flow-1"))
+	}
+	if _, owed := next.DueReports(); owed[ReportCompleted] != 2 {
+		t.Errorf("owed %v", owed)
+	}
+	if n := strings.Count(log.String(), "record=default/flow-0"); n != 1 {
+		t.Errorf("named %d times: %s", n, log.String())
+	}
+	_, err = x.KeyUse(context.Background())
+	wantCode(t, err, CodeUnavailable)
+	_, err = x.Flows(context.Background(), "", 10)
+	wantCode(t, err, CodeUnavailable)
 }
