@@ -8,12 +8,18 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/edrgate/edrgate/internal/testkit"
+	"github.com/edrgate/edrgate/signaling/controlplane"
 	"github.com/edrgate/edrgate/store/memory"
 	"github.com/edrgate/edrgate/tokens"
 )
@@ -38,8 +44,13 @@ type gateway struct {
 	server *httptest.Server
 }
 
-func newGateway(t *testing.T) *gateway {
+// newGateway returns a gateway. Datasets of routes are served by no site but that of everything.
+func newGateway(t *testing.T, routes ...Route) *gateway {
 	t.Helper()
+	serving, err := NewServing(routes, []Site{{AnyDataset: true}}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -55,7 +66,7 @@ func newGateway(t *testing.T) *gateway {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := New(Config{Flows: core, Access: anybody(t), Serving: everything(t), CheckSource: anySource, DID: ourDID})
+	h, err := New(Config{Flows: core, Access: anybody(t), Serving: func() *Serving { return serving }, CheckSource: anySource, DID: ourDID})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,13 +114,18 @@ func (g *gateway) send(method, path, body string) (int, kitAnswer) {
 	return response.StatusCode, a
 }
 
-// start is the kit's start: no labels, metadata and callback address.
-func (g *gateway) start(profile string) kitAnswer {
-	g.t.Helper()
-	status, a := g.send(http.MethodPost, "/dataflows/start", dpsStart(map[string]any{
+// kitStart is the kit's start: no labels, metadata and callback address.
+func kitStart(profile string) string {
+	return dpsStart(map[string]any{
 		"participantId": ourDID, "counterPartyId": kitDID, "dataspaceContext": "tck-dataspace", "profile": profile,
 		"processId": "process-of-the-kit", "labels": absent, "metadata": absent,
-	}))
+	})
+}
+
+// start is answered with the flow.
+func (g *gateway) start(profile string) kitAnswer {
+	g.t.Helper()
+	status, a := g.send(http.MethodPost, "/dataflows/start", kitStart(profile))
 	if status/100 != 2 || a.State != "STARTED" || a.DataAddress == nil || a.DataFlowID == "" {
 		g.t.Fatalf("start: status %d, %+v", status, a)
 	}
@@ -175,6 +191,19 @@ func TestConformanceKit(t *testing.T) {
 		g.step(flow, "terminate", `{"messageId":"m-3","reason":"any"}`)
 		g.wantState(flow, "TERMINATED")
 	})
+	t.Run("DP_P_PULL:04-01", func(t *testing.T) {
+		g := newGateway(t, Route{Name: "async", Datasets: []string{"asset-1"}, Async: true})
+		kit := newKitCallbacks(t)
+		status, a := g.send(http.MethodPost, "/dataflows/start", kitStart("http-pull"))
+		if status/100 != 2 || a.State != "STARTING" || a.DataAddress != nil || a.DataFlowID == "" {
+			t.Fatalf("start: status %d, %+v", status, a)
+		}
+		g.wantState(a.DataFlowID, "STARTING")
+		g.deliver(kit.address)
+		testkit.Eventually(t, "the callback", func() bool { return kit.got("/transfers/process-of-the-kit/dataflow/started") != "" })
+		g.wantState(a.DataFlowID, "STARTED")
+		wantSchemaValid(t, kit.got("/transfers/process-of-the-kit/dataflow/started"), a.DataFlowID)
+	})
 	t.Run("DP_P_HTTP_PULL:01-01 start", func(t *testing.T) {
 		g := newGateway(t)
 		a := g.start(profilePull)
@@ -193,6 +222,105 @@ func TestConformanceKit(t *testing.T) {
 			}
 		}
 	})
+}
+
+// kitCallbacks are where the kit takes callbacks. The first one comes before its handler is registered.
+type kitCallbacks struct {
+	address *url.URL
+
+	mu    sync.Mutex
+	calls int
+	taken map[string]string // body by path
+}
+
+func newKitCallbacks(t *testing.T) *kitCallbacks {
+	t.Helper()
+	k := &kitCallbacks{taken: map[string]string{}}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.calls++
+		if k.calls == 1 {
+			http.NotFound(w, r)
+			return
+		}
+		k.taken[r.URL.Path] = string(body)
+	}))
+	t.Cleanup(server.Close)
+	var err error
+	k.address, err = controlplane.ParseBase(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func (k *kitCallbacks) got(path string) string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.taken[path]
+}
+
+type unobserved struct{}
+
+func (unobserved) CalledBack(tokens.ReportEvent, controlplane.Result) {}
+func (unobserved) Owed(tokens.ReportEvent, int)                       {}
+
+// deliver runs the outbox of the gateway.
+func (g *gateway) deliver(callback *url.URL) {
+	g.t.Helper()
+	client, err := controlplane.NewClient(nil)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	outbox, err := controlplane.NewOutbox(controlplane.OutboxConfig{
+		Reports: g.core, Client: client, Callbacks: map[string]*url.URL{DefaultControlPlane: callback},
+		DataAddress: DataAddress, Observer: unobserved{}, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { outbox.Run(ctx) })
+	g.t.Cleanup(func() { cancel(); running.Wait(); client.Close() })
+}
+
+// wantSchemaValid checks what the schema of a DataFlowStatusMessage demands (DPS §1.2), which the kit validates callbacks
+// against.
+func wantSchemaValid(t *testing.T, body, flow string) {
+	t.Helper()
+	var m struct {
+		MessageID, DataFlowID, State string
+		DataAddress                  struct {
+			Type               string `json:"@type"`
+			EndpointType       string
+			Endpoint           string
+			EndpointProperties []struct {
+				Type  string `json:"@type"`
+				Name  string
+				Value *string
+			}
+		}
+	}
+	err := json.Unmarshal([]byte(body), &m)
+	if err != nil {
+		t.Fatalf("%v: %s", err, body)
+	}
+	a := m.DataAddress
+	if m.MessageID == "" || m.DataFlowID != flow || m.State != "STARTED" ||
+		a.Type != "DataAddress" || a.EndpointType != profilePull || a.Endpoint == "" || len(a.EndpointProperties) == 0 {
+		t.Errorf("callback %+v", m)
+	}
+	for _, p := range a.EndpointProperties {
+		if p.Type != "EndpointProperty" || p.Name == "" || p.Value == nil || *p.Value == "" {
+			t.Errorf("property %+v", p)
+		}
+	}
 }
 
 // TestClassicLifeOnTheCore is a flow's life as EDC 0.17 and Tractus-X drive it.

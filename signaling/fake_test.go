@@ -84,6 +84,10 @@ func (f *fakeFlows) Start(ctx context.Context, caller tokens.Caller, r tokens.St
 			x.flow.BoundDID = r.Terms.Counterparty
 		}
 		f.flows[r.ProcessID] = x
+		if r.Async && r.Dialect == tokens.DPS {
+			flow := x.flow
+			return &tokens.EDR{Flow: &flow, Pending: true}, nil
+		}
 		return f.edr(x, false), nil
 	}
 	switch {

@@ -1,0 +1,82 @@
+package signaling
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+func asyncRoute(t *testing.T) func(*Config) {
+	t.Helper()
+	serving, err := NewServing([]Route{{Name: "r", Datasets: []string{"asset-*"}, Async: true}}, nil, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(c *Config) { c.Serving = func() *Serving { return serving } }
+}
+
+// TestAsynchronousAnswer: DPS §1.1 has 202 and where the status is; EDC looks at the state alone.
+func TestAsynchronousAnswer(t *testing.T) {
+	for _, test := range []struct{ path, flow, location string }{
+		{"/dataflows/start", "tp-1", "/dataflows/tp-1/status"},
+		{"/acme/dataflows/start", "tp-1", "/acme/dataflows/tp-1/status"},
+		{"/dataflows/start", "urn:uuid:1?#%", "/dataflows/urn:uuid:1%3F%23%25/status"},
+		{"/dataflows/start", "start", "/dataflows/start/status"},
+	} {
+		x := newFixture(t, asyncRoute(t))
+		a := x.post(test.path, dpsStart(map[string]any{"processId": test.flow})).want(t, http.StatusAccepted)
+		if got := a.Header().Get("Location"); got != test.location {
+			t.Errorf("location %q, want %q", got, test.location)
+		}
+		var members map[string]string
+		err := json.Unmarshal(a.Body.Bytes(), &members)
+		if err != nil || len(members) != 3 || members["messageId"] == "" || members["dataFlowId"] != test.flow || members["state"] != "STARTING" {
+			t.Errorf("%v: %s", err, a.Body)
+		}
+		if line := x.lastLog(); line["status"] != 202.0 || line["outcome"] != "applied" {
+			t.Errorf("log line %v", line)
+		}
+		x.get(test.location).want(t, http.StatusOK)
+	}
+}
+
+// The classic dialect has no callback that brings an EDR.
+func TestClassicStartOfAnAsyncRoute(t *testing.T) {
+	x := newFixture(t, asyncRoute(t))
+	a := x.post("/v1/dataflows/start", classicStart(nil)).want(t, http.StatusOK)
+	if a.Header().Get("Location") != "" || !strings.Contains(a.Body.String(), "access-token-1") {
+		t.Errorf("%v %s", a.Header(), a.Body)
+	}
+}
+
+func TestStartOfAnotherRouteIsSynchronous(t *testing.T) {
+	x := newFixture(t)
+	x.post("/dataflows/start", dpsStart(nil)).want(t, http.StatusOK)
+	if x.flows.starts[0].Async {
+		t.Error("asynchronous although no route says so")
+	}
+}
+
+// DPS §1.3 has no way from STARTING to SUSPENDED.
+func TestStartingFlowOnTheCore(t *testing.T) {
+	g := newGateway(t, Route{Name: "async", Datasets: []string{"asset-1"}, Async: true})
+	want := func(status int, path, body string) {
+		t.Helper()
+		got, _ := g.send(http.MethodPost, path, body)
+		if got != status {
+			t.Fatalf("%s: status %d, want %d", path, got, status)
+		}
+	}
+	want(202, "/dataflows/start", kitStart("http-pull"))
+	want(202, "/dataflows/start", kitStart("http-pull")) // EDC repeats what got no answer
+	want(409, "/dataflows/process-of-the-kit/suspend", `{"messageId":"m-2"}`)
+	want(409, "/dataflows/process-of-the-kit/resume", `{"messageId":"m-3"}`)
+	g.wantState("process-of-the-kit", "STARTING")
+	want(200, "/dataflows/process-of-the-kit/terminate", `{"messageId":"m-4"}`)
+	g.wantState("process-of-the-kit", "TERMINATED")
+	want(409, "/dataflows/start", kitStart("http-pull"))
+	if due, owed := g.core.DueReports(); len(due) != 0 || len(owed) != 0 {
+		t.Errorf("owed %v after the ending", owed)
+	}
+}
