@@ -21,7 +21,7 @@ func FuzzGlobalOption(f *testing.F) {
 		"did_map BPNL1 did:web:a\ndid_map BPNL1 did:web:b",
 		"duplicate_start conflict\nreuse_policy revoke\nerror_format rfc6749",
 		"control_plane main {\nformerly a b\ncallback http://cp:9191/control\nregister dps http://cp/dataplanes {\nsignaling_url http://gw\nlabels a\n}\n}",
-		"route r {\ndataset a b*\nbackend https://b.example\nheader X-Key {env.X}\npublic_url https://c.example\n}",
+		"route r {\ndataset a b*\nbackend https://b.example\nheader X-Key {env.X}\npublic_url https://c.example\nasync\n}",
 		"resolver {\nallow_http localhost:1\nallow_ports 8443\nallow_addresses 10.0.0.0/8 ::1\ncache_ttl 1m\ntimeout 2s\nrelationship none\n}",
 		"store badger {\npath /x\nmin_free 2GiB\nreserve 1MB\n}",
 		"store nothing", "did", "did a b", "did {\n}", "route", "}", "{", "\"", "did \"a", "<<X\nX", "# only",

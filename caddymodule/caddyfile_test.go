@@ -23,6 +23,19 @@ func TestDurationsAboveZero(t *testing.T) {
 	}
 }
 
+func TestAsyncRouteCaddyfile(t *testing.T) {
+	app := new(App)
+	err := app.UnmarshalCaddyfile(caddyfile.NewTestDispenser("edrgate {\nroute r {\ndataset a\nasync\n}\nroute s {\ndataset b\n}\n}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !app.Routes["r"].Async || app.Routes["s"].Async {
+		t.Errorf("%+v, %+v", app.Routes["r"], app.Routes["s"])
+	}
+	wantOptionRefused(t, "route r {\ndataset a\nasync yes\n}", "wrong argument count")
+	wantOptionRefused(t, "route r {\ndataset a\nasync {\n}\n}", "no block is expected here")
+}
+
 func wantOptionRefused(t *testing.T, line, want string) {
 	t.Helper()
 	err := new(App).UnmarshalCaddyfile(caddyfile.NewTestDispenser("edrgate {\n" + line + "\n}"))

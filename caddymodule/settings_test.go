@@ -59,6 +59,13 @@ func TestSettings(t *testing.T) {
 		"route backend user":       {object{"routes": object{"r": object{"datasets": []string{"a"}, "backend": "https://u:p@b"}}}, "no user"},
 		"route twice":              {object{"routes": object{"r": object{"datasets": []string{"a"}, "backend": "https://b"}, "s": object{"datasets": []string{"a"}, "backend": "https://b"}}}, `dataset "a" is also in route`},
 		"route header of no file":  {object{"routes": object{"r": object{"datasets": []string{"a"}, "backend": "https://b", "headers": object{"X": "{file." + g.path("none") + "}"}}}}, "header X: {file." + g.path("none") + "}: cannot open the file: no such file"},
+		"async without callback":   {object{"routes": object{"r": object{"datasets": []string{"a"}, "async": true}}}, "route r: async needs a callback of every control plane"},
+		"async without one callback": {
+			object{
+				"routes":         object{"r": object{"datasets": []string{"a"}, "async": true}},
+				"control_planes": []object{{"name": "a", "callback": "http://a"}, {"name": "b"}},
+			}, "control_plane b has none",
+		},
 		"route header placeholder": {object{"routes": object{"r": object{"datasets": []string{"a"}, "backend": "https://b", "headers": object{"X": "{nothing.here}"}}}}, "header X"},
 	}
 	for name, tt := range tests {

@@ -3,6 +3,7 @@ package integration
 import (
 	"crypto/rand"
 	"encoding/json"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -22,12 +23,14 @@ import (
 
 // TestConformanceKit replays the provider's pull cases of the Dataspace Protocol TCK for Data Plane Signaling (1.2.x)
 // with its own messages, in the order in which it runs them: against one data plane, with one DID whose key is another
-// one in each case. DP_P_PULL:04-01 is not among them: it needs a start that is answered STARTING and confirmed later,
-// which is not offered, since EDC cannot resume such flows.
+// one in each case. The dataset of DP_P_PULL:04-01 has a route that says async.
 func TestConformanceKit(t *testing.T) {
 	t.Parallel()
 	kit := newConformanceKit(t)
-	g := startGateway(t, config{site: "edr_auth {\nany_dataset\nignore_source_address\n}\nreverse_proxy " + newBackend(t, "weather").address()})
+	g := startGateway(t, config{
+		app:  kit.controlPlane() + asyncRoute("8b088b47-daa5-4d02-94ee-c64d2bf33f6e"),
+		site: "edr_auth {\nany_dataset\nignore_source_address\n}\nreverse_proxy " + newBackend(t, "weather").address(),
+	})
 	for _, c := range []struct {
 		id     string
 		states []string // each is waited for, in this order
@@ -37,6 +40,7 @@ func TestConformanceKit(t *testing.T) {
 		{"DP_P_PULL:01-02", []string{"STARTED", "TERMINATED"}, nil},
 		{"DP_P_PULL:02-01", []string{"SUSPENDED", "STARTED"}, nil},
 		{"DP_P_PULL:02-02", []string{"SUSPENDED", "TERMINATED"}, nil},
+		{"DP_P_PULL:04-01", []string{"STARTED"}, kitRenews},
 		{"DP_P_HTTP_PULL:01-01", []string{"STARTED"}, kitRenews},
 		{"DP_P_HTTP_PULL:02-01", []string{"STARTED"}, kitRenewsWithAnInventedRefreshToken},
 		{"DP_P_HTTP_PULL:02-02", []string{"STARTED"}, kitRenewsForAnotherAudience},
@@ -56,26 +60,44 @@ func TestConformanceKit(t *testing.T) {
 	}
 }
 
-// conformanceKit is the consumer whom the kit plays: a DID at a host of its own.
+// conformanceKit is the consumer whom the kit plays, a DID at a host of its own, and the provider's control plane.
 type conformanceKit struct {
-	did string
+	did     string
+	address string
 
-	mu       sync.Mutex
-	document []byte // nil between the cases, when the kit answers 404
+	mu        sync.Mutex
+	document  []byte // nil between the cases, when the kit answers 404
+	refused   bool   // a callback came before the kit was ready for it
+	callbacks map[string]string
 }
 
 func newConformanceKit(t *testing.T) *conformanceKit {
-	k := new(conformanceKit)
+	k := &conformanceKit{callbacks: map[string]string{}}
 	server := httptest.NewServer(k)
 	t.Cleanup(server.Close)
 	_, port, _ := strings.Cut(server.Listener.Addr().String(), ":")
-	k.did = "did:web:localhost%3A" + port
+	k.did, k.address = "did:web:localhost%3A"+port, server.URL
 	return k
 }
 
+// controlPlane is the kit as a control plane of the gateway.
+func (k *conformanceKit) controlPlane() string {
+	return "control_plane default {\ncallback " + k.address + "\n}\n"
+}
+
 func (k *conformanceKit) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if r.Method == http.MethodPost && err == nil {
+		if !k.refused {
+			k.refused = true // until its handler is registered the kit answers 404
+			http.NotFound(w, r)
+			return
+		}
+		k.callbacks[r.URL.Path] = string(body)
+		return
+	}
 	if r.URL.Path != "/.well-known/did.json" || k.document == nil {
 		http.NotFound(w, r)
 		return
@@ -144,9 +166,14 @@ func (k *conformanceKit) replay(t *testing.T, g *gateway, id string) (kitAnswer,
 		case "start":
 			message.Body = replaceAll(t, message.Body, "did:web:localhost%3A9600", g.did, "did:web:localhost%3A8083", k.did)
 			start = k.send(t, g, message)
-			if start.State != "STARTED" || start.DataFlowID == "" || start.DataAddress == nil {
+			asynchronous := recordedState(t, message, file) == "STARTING"
+			if asynchronous && (start.State != "STARTING" || start.DataFlowID == "" || start.DataAddress != nil) ||
+				!asynchronous && (start.State != "STARTED" || start.DataFlowID == "" || start.DataAddress == nil) {
 				t.Fatalf("the start is answered with state %q, flow %q, %d members of an address",
 					start.State, start.DataFlowID, len(start.DataAddress))
+			}
+			if asynchronous {
+				start.DataAddress = k.awaitStarted(t, start.DataFlowID)
 			}
 		case "resume":
 			again := k.send(t, g, message)
@@ -162,6 +189,57 @@ func (k *conformanceKit) replay(t *testing.T, g *gateway, id string) (kitAnswer,
 		}
 	}
 	return start, states
+}
+
+// awaitStarted waits for the callback that the flow has started and returns the data address in it.
+func (k *conformanceKit) awaitStarted(t *testing.T, flow string) map[string]json.RawMessage {
+	t.Helper()
+	var body string
+	testkit.Eventually(t, "the kit is told that the flow has started", func() bool {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		body = k.callbacks["/transfers/"+flow+"/dataflow/started"]
+		return body != ""
+	})
+	wantStatusMessage(t, body, flow)
+	var answer kitAnswer
+	err := json.Unmarshal([]byte(body), &answer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer.DataAddress
+}
+
+// wantStatusMessage checks what the schema of a DataFlowStatusMessage demands (DPS §1.2): the kit answers 400 to a callback
+// that is not valid.
+func wantStatusMessage(t testing.TB, body, flow string) {
+	t.Helper()
+	var m struct {
+		MessageID, DataFlowID, State string
+		DataAddress                  struct {
+			Type               string `json:"@type"`
+			EndpointType       string
+			EndpointProperties []struct {
+				Type  string `json:"@type"`
+				Name  string
+				Value string
+			}
+		}
+	}
+	err := json.Unmarshal([]byte(body), &m)
+	if err != nil {
+		t.Fatalf("callback: %v", err)
+	}
+	a := m.DataAddress
+	if m.MessageID == "" || m.DataFlowID != flow || m.State != "STARTED" || a.Type != "DataAddress" || a.EndpointType != profilePull {
+		t.Errorf("the callback has message id %q, flow %q, state %q, and a data address of type %q, endpoint type %q",
+			m.MessageID, m.DataFlowID, m.State, a.Type, a.EndpointType)
+	}
+	for _, p := range a.EndpointProperties {
+		if p.Type != "EndpointProperty" || p.Name == "" || p.Value == "" {
+			t.Errorf("property %q of type %q has %d characters", p.Name, p.Type, len(p.Value))
+		}
+	}
 }
 
 // send sends a message as the kit does, and wants any success.
@@ -193,12 +271,19 @@ func (k *conformanceKit) send(t *testing.T, g *gateway, message exchange) kitAns
 // await asks for the status until it is the recorded one, and returns it.
 func (k *conformanceKit) await(t *testing.T, g *gateway, message exchange, file string) string {
 	t.Helper()
+	state := recordedState(t, message, file)
+	testkit.Eventually(t, "the flow is "+state, func() bool { return k.send(t, g, message).State == state })
+	return state
+}
+
+// recordedState is the state in the answer that the kit was content with.
+func recordedState(t *testing.T, message exchange, file string) string {
+	t.Helper()
 	var recorded kitAnswer
 	err := json.Unmarshal([]byte(message.Answer.Body), &recorded)
 	if err != nil || recorded.State == "" {
 		t.Fatalf("%s has no state: %v", file, err)
 	}
-	testkit.Eventually(t, "the flow is "+recorded.State, func() bool { return k.send(t, g, message).State == recorded.State })
 	return recorded.State
 }
 

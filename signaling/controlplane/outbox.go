@@ -84,6 +84,7 @@ type Outbox struct {
 const (
 	lookEvery    = time.Second
 	claimFor     = time.Minute // more than a delivery can take
+	settleWithin = 5 * time.Second
 	firstWait    = time.Second
 	longestWait  = 5 * time.Minute
 	unknownAfter = 10 // answers that the transfer is unknown
@@ -184,16 +185,21 @@ func (o *Outbox) deliver(ctx context.Context, flow string) {
 		return
 	}
 	result, status, err := o.attempt(ctx, r)
-	if ctx.Err() != nil {
-		return // the lease runs out, and whoever runs then tries again
-	}
-	o.c.Observer.CalledBack(r.Event, result)
-	o.report(r, result, status, err)
 	settled := tokens.Settlement{Done: result != Retried, Delivered: result == Delivered, Unsure: unsure(status, err)}
-	if !settled.Done {
+	interrupted := result == Retried && err != nil && ctx.Err() != nil
+	if interrupted {
+		settled.Again = firstWait // for whoever runs then, who must not wait for the lease to run out
+	} else {
+		o.c.Observer.CalledBack(r.Event, result)
+		o.report(r, result, status, err)
+	}
+	if !settled.Done && !interrupted {
 		settled.Again = waitAfter(r.Attempt, o.c.Jitter())
 		settled.Unknown = status == http.StatusNotFound
 	}
+	// What is known must be recorded, also when the process is about to end.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleWithin)
+	defer cancel()
 	err = o.c.Reports.SettleReport(ctx, r, settled)
 	if err != nil {
 		o.c.Logger.Warn("what became of a report to a control plane is not recorded, so it may be sent again", "flow", flow, "error", err)
