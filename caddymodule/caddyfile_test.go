@@ -33,7 +33,7 @@ func TestAsyncRouteCaddyfile(t *testing.T) {
 		t.Errorf("%+v, %+v", app.Routes["r"], app.Routes["s"])
 	}
 	wantOptionRefused(t, "route r {\ndataset a\nasync yes\n}", "wrong argument count")
-	wantOptionRefused(t, "route r {\ndataset a\nasync {\n}\n}", "no block is expected here")
+	wantOptionRefused(t, "route r {\ndataset a\nasync {\nx\n}\n}", "no block is expected here")
 }
 
 func wantOptionRefused(t *testing.T, line, want string) {

@@ -97,8 +97,8 @@ func newCollectors() *collectors {
 		storeErrors: counter("store_errors_total", "Errors of the store's engine or disk.", "in"),
 		space:       gauge("store_space_state", "State of the free-space guard: 1 for the one that holds.", "state"),
 		callbacks:   counter("callbacks_total", "Attempts to tell a control plane that the gateway ended a flow by itself, or that one has started.", "event", "result"),
-		owed:      gauge("callbacks_owed", "What a control plane has still to be told, by event. Over replicas take the maximum.", "event"),
-		looks: counter("registrations_total", "Looks at the gateway's registrations at control planes.", "result"),
+		owed:        gauge("callbacks_owed", "What a control plane has still to be told, by event. Over replicas take the maximum.", "event"),
+		looks:       counter("registrations_total", "Looks at the gateway's registrations at control planes.", "result"),
 		missing: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: metricsNamespace, Name: "registrations_missing", Help: "Registrations at control planes that are not known to stand.",
 		}),
