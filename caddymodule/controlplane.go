@@ -24,9 +24,10 @@ type ControlPlane struct {
 
 	// Callback is where it is told that the gateway ended a flow by itself, and that a flow of a route with async has
 	// started: its URL up to and without /transferprocess (EDC's classic signaling, for example
-	// http://cp:8083/api/control) or /transfers (Data Plane Signaling, for example http://cp:8182/api/signaling). The address that a start message names is used instead where it has the same scheme,
-	// host and port; any other is ignored, so that whoever may start flows does not choose whom the gateway calls. Default:
-	// none; then it is told nothing, and the log says so.
+	// http://cp:8083/api/control) or /transfers (Data Plane Signaling, for example http://cp:8182/api/signaling). The
+	// address that a start message names is used instead where it has the same scheme, host and port; any other is
+	// ignored, so that whoever may start flows does not choose whom the gateway calls. Default: none; then it is told
+	// nothing, the log says so, and no route can have async.
 	Callback string `json:"callback,omitempty"`
 
 	// Register are the registrations that the gateway keeps at it. Default: none; somebody else registers the gateway.
