@@ -413,6 +413,21 @@ func TestHowLongReportsAreTried(t *testing.T) {
 	}
 }
 
+// Nothing is minted for an attempt that is not made.
+func TestStartThatIsTooOldGetsNoToken(t *testing.T) {
+	x := newFixture(t)
+	x.wantPending(asyncStart("flow-1"), false)
+	x.clock.Advance(StartedWithin + time.Second)
+	r := x.claim("flow-1")
+	if r == nil || r.EDR != nil || !r.TooOld(x.clock.Now()) || len(x.observer.issued) != 0 {
+		t.Fatalf("%+v, issued %v", r, x.observer.issued)
+	}
+	x.settle(r, Settlement{Done: true})
+	if x.stateOf("flow-1") != Terminated {
+		t.Errorf("%s", x.stateOf("flow-1"))
+	}
+}
+
 // Each attempt has an access token of its own, and the record has none.
 func TestRecordOfAStartHoldsNoToken(t *testing.T) {
 	x := newFixture(t)

@@ -70,7 +70,7 @@ type Report struct {
 	Since        time.Time // when the flow ended, or its start was answered
 	Attempt      int       // 1 for the first
 	Unknown      int       // attempts before this one to which the control plane said that it does not know the flow
-	EDR          *EDR      // of ReportStarted: made for this attempt; nil otherwise
+	EDR          *EDR      // of ReportStarted, unless it is too old: made for this attempt
 }
 
 // TooOld reports whether the report is not worth another attempt.
@@ -265,7 +265,7 @@ func (s *Service) ClaimReport(ctx context.Context, flow string, lease time.Durat
 		Event: f.Report.Event, Cause: f.Report.Cause, Since: f.Report.Since, Attempt: f.Report.Attempt,
 		Unknown: f.Report.Unknown,
 	}
-	if !f.startOwed() {
+	if !f.startOwed() || r.TooOld(now) {
 		return r, nil
 	}
 	reason := "start"
