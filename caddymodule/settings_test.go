@@ -53,7 +53,7 @@ func TestSettings(t *testing.T) {
 		"resolver relationship":    {object{"resolver": object{"relationship": "all"}}, "relationship"},
 		"resolver timeout":         {object{"resolver": object{"timeout": "1h"}}, "timeout must be at most"},
 		"resolver network":         {object{"resolver": object{"allow_addresses": []string{"10.0.0.1/8"}}}, "10.0.0.0/8"},
-		"route without dataset":    {object{"routes": object{"r": object{"backend": "https://b"}}}, "route r: dataset is required"},
+		"route without dataset":    {object{"routes": object{"r": object{"backend": "https://b"}}}, "route r: dataset, profile, label or metadata is required"},
 		"route of nothing":         {object{"routes": object{"r": object{"datasets": []string{"a"}}}}, "says nothing"},
 		"route backend":            {object{"routes": object{"r": object{"datasets": []string{"a"}, "backend": "backend:80"}}}, "absolute http or https URL"},
 		"route backend user":       {object{"routes": object{"r": object{"datasets": []string{"a"}, "backend": "https://u:p@b"}}}, "no user"},

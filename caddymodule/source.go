@@ -133,7 +133,7 @@ func (t *target) setCredential(properties map[string]string, backends *backendLi
 	if value == "" && name != "" {
 		secret, err := secrets.lookup(name, t.origin, t.floor())
 		if err != nil {
-			return err
+			return fmt.Errorf("secretName %q: %w", name, err)
 		}
 		value = secret.Reveal()
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/edrgate/edrgate/routing"
 	"github.com/edrgate/edrgate/tokens"
 )
 
@@ -183,7 +184,7 @@ func TestStartBeforeTheSitesAreKnown(t *testing.T) {
 
 // TestWhatServesAStart: the rows of the decision, from the outside.
 func TestWhatServesAStart(t *testing.T) {
-	route := []Route{{Name: "r", Datasets: []string{"asset-*"}, PublicURL: "https://r.example/data"}}
+	route := []Route{{Name: "r", Match: routing.Match{Datasets: []string{"asset-*"}}, PublicURL: "https://r.example/data"}}
 	named := []Site{{Datasets: []string{"asset-1"}}}
 	ignoring := []Site{{Datasets: []string{"asset-1"}, IgnoreSourceAddress: true}}
 	oauth2 := classicStart(map[string]any{"sourceDataAddress": source("HttpData", "oauth2:clientId", "x", "header:Edc-Bpn", "BPNL000000000001")})

@@ -69,10 +69,19 @@ func TestAccessTokenForAnotherJOSELibrary(t *testing.T) {
 
 func TestVerifyByEndpointAndDataset(t *testing.T) {
 	x := newFixture(t)
+	x.c.Route = func(f *Flow) Routed {
+		if f.Dataset == "asset-2" {
+			return Routed{Route: "assets"}
+		}
+		return Routed{Route: "others"} // given to another route since
+	}
 	edr := x.start(dpsStart("flow-1"))
 	request := dpsStart("flow-2")
 	request.Terms.Dataset, request.Route = "asset-2", "assets"
 	routed := x.start(request)
+	request = dpsStart("flow-3")
+	request.Terms.Dataset, request.Route = "asset-3", "assets"
+	moved := x.start(request)
 	set := func(names ...string) map[string]struct{} {
 		m := map[string]struct{}{}
 		for _, n := range names {
@@ -81,9 +90,6 @@ func TestVerifyByEndpointAndDataset(t *testing.T) {
 		return m
 	}
 	at := func(host, path string) Request { return Request{Host: host, Path: path} }
-	route := func(is string, names ...string) *Site {
-		return &Site{Routes: set(names...), RouteOf: func(string) string { return is }}
-	}
 	ok := at("data.provider.example", "/public/x")
 	for name, c := range map[string]struct {
 		token Secret
@@ -95,12 +101,10 @@ func TestVerifyByEndpointAndDataset(t *testing.T) {
 		"one of the datasets":      {edr.AccessToken, ok, &Site{Datasets: set("asset-2", "asset-1")}, ""},
 		"another dataset":          {edr.AccessToken, ok, &Site{Datasets: set("asset-2")}, CodeWrongDataset},
 		"no rule":                  {edr.AccessToken, ok, &Site{}, CodeWrongDataset},
-		"the route":                {routed.AccessToken, ok, route("assets", "assets"), ""},
-		"another route":            {routed.AccessToken, ok, route("assets", "others"), CodeWrongDataset},
-		"a route given to others":  {routed.AccessToken, ok, route("", "assets"), CodeWrongDataset},
-		"a dataset of another now": {routed.AccessToken, ok, route("others", "assets", "others"), CodeWrongDataset},
-		"routes without a table":   {routed.AccessToken, ok, &Site{Routes: set("assets")}, CodeWrongDataset},
-		"a flow without a route":   {edr.AccessToken, ok, route("", ""), CodeWrongDataset},
+		"the route":                {routed.AccessToken, ok, &Site{Routes: set("assets")}, ""},
+		"another route":            {routed.AccessToken, ok, &Site{Routes: set("others")}, CodeWrongDataset},
+		"a flow of another now":    {moved.AccessToken, ok, &Site{Routes: set("assets", "others")}, CodeWrongDataset},
+		"a flow without a route":   {edr.AccessToken, ok, &Site{Routes: set("assets", "others", "")}, CodeWrongDataset},
 		"any dataset":              {edr.AccessToken, ok, anySite, ""},
 		"the flow's backend":       {edr.AccessToken, ok, &Site{OwnBackend: true}, ""},
 		"the endpoint itself":      {edr.AccessToken, at("data.provider.example", "/public"), anySite, ""},
