@@ -394,18 +394,63 @@ func TestVerifyRacingTerminate(t *testing.T) {
 	}
 }
 
-func TestVerifyAllocatesLittle(t *testing.T) {
+// TestRouteOfATokenIsAskedForOnce: what other parties wrote into a flow is there when its route is asked for, and is not
+// kept with the token.
+func TestRouteOfATokenIsAskedForOnce(t *testing.T) {
 	x := newFixture(t)
-	edr := x.start(dpsStart("flow-1"))
-	token := edr.AccessToken.Reveal()
-	ctx := context.Background()
-	n := testing.AllocsPerRun(100, func() {
-		_, err := x.Verify(ctx, token, atEndpoint, anySite)
+	asked := 0
+	failure := errors.New("no backend")
+	x.c.Route = func(f *Flow) Routed {
+		asked++
+		if f.Labels[0] != "label" || string(f.Metadata) != `{"m":1}` || string(f.Claims) != `{"c":2}` || f.Profile == "" {
+			t.Errorf("asked with %+v", f)
+		}
+		return Routed{Route: "r", Backend: "backend", Err: failure}
+	}
+	request := dpsStart("flow-1")
+	request.Route, request.Labels, request.Metadata, request.Claims = "r", []string{"label"}, []byte(`{"m":1}`), []byte(`{"c":2}`)
+	edr := x.start(request)
+	for range 3 {
+		a, err := x.Verify(context.Background(), edr.AccessToken.Reveal(), atEndpoint, anySite)
 		if err != nil {
 			t.Fatal(err)
 		}
-	})
-	if n > 0 {
-		t.Fatalf("%v allocations for a remembered token", n)
+		if got := a.Routed(); got != (Routed{Route: "r", Backend: "backend", Err: failure}) {
+			t.Errorf("routed %+v", got)
+		}
+		if a.flow.Labels != nil || a.flow.Metadata != nil || a.flow.Claims != nil {
+			t.Errorf("kept %+v", a.flow)
+		}
+	}
+	if asked != 1 {
+		t.Errorf("asked %d times", asked)
+	}
+
+	// A flow that has another route by now has none.
+	request = dpsStart("flow-2")
+	request.Route, request.Labels, request.Metadata, request.Claims = "before", []string{"label"}, []byte(`{"m":1}`), []byte(`{"c":2}`)
+	a, err := x.Verify(context.Background(), x.start(request).AccessToken.Reveal(), atEndpoint, anySite)
+	if err != nil || a.Routed() != (Routed{}) {
+		t.Errorf("routed %+v, %v", a.Routed(), err)
+	}
+}
+
+func TestVerifyAllocatesLittle(t *testing.T) {
+	x := newFixture(t)
+	x.c.Route = func(f *Flow) Routed { return Routed{Route: f.Route} }
+	request := dpsStart("flow-1")
+	request.Route = "r"
+	token := x.start(request).AccessToken.Reveal()
+	ctx := context.Background()
+	for name, site := range map[string]*Site{"any": anySite, "route": {Routes: map[string]struct{}{"r": {}}}} {
+		n := testing.AllocsPerRun(100, func() {
+			_, err := x.Verify(ctx, token, atEndpoint, site)
+			if err != nil {
+				t.Fatal(err)
+			}
+		})
+		if n > 0 {
+			t.Fatalf("%s: %v allocations for a remembered token", name, n)
+		}
 	}
 }
