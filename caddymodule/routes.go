@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -193,6 +194,9 @@ func (r *Route) template(replacer *caddy.Replacer) (*routeTemplate, error) {
 		err = take(name)
 		if err != nil {
 			return nil, fmt.Errorf("secret %w", err)
+		}
+		if !takesCredential(http.CanonicalHeaderKey(name)) {
+			return nil, fmt.Errorf("secret %s: is no header for a credential", name)
 		}
 		secret, err := r.Secrets[name].template(replace)
 		if err != nil {

@@ -97,6 +97,19 @@ func (t *routeTemplate) check(backends *backendList, secrets backendSecrets) err
 	if err != nil {
 		return err
 	}
+	for _, h := range t.headers {
+		if !h.value.Static() {
+			continue
+		}
+		value, err := h.value.Render(nil)
+		if err != nil {
+			return err
+		}
+		err = new(target).setHeader(h.name, value, backends)
+		if err != nil {
+			return fmt.Errorf("header %w", err)
+		}
+	}
 	for _, s := range t.secrets {
 		if !s.name.Static() {
 			continue

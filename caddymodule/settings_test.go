@@ -66,6 +66,7 @@ func TestSettings(t *testing.T) {
 		"route header template":     {object{"routes": object{"r": object{"labels": []string{"a"}, "backend": "https://b", "headers": object{"X": "{edr.x}"}}}}, "header X: unknown placeholder"},
 		"route header name":         {object{"routes": object{"r": object{"labels": []string{"a"}, "backend": "https://b/{edr.dataset}", "headers": object{"Connection": "x"}}}}, "header Connection: belongs to the connection"},
 		"route header and secret":   {object{"routes": object{"r": object{"labels": []string{"a"}, "backend": "https://b", "headers": object{"x-key": "x"}, "secrets": object{"X-Key": object{"name": "n"}}}}}, "secret X-Key: is set twice"},
+		"route secret header":       {object{"routes": object{"r": object{"labels": []string{"a"}, "backend": "https://b", "secrets": object{"edc-bpn": object{"name": "n"}}}}}, "secret edc-bpn: is no header for a credential"},
 		"route secret name":         {object{"routes": object{"r": object{"labels": []string{"a"}, "backend": "https://b", "secrets": object{"X-Key": object{}}}}}, "secret X-Key: the name of a secret of edr_proxy is required"},
 		"route secret scheme":       {object{"routes": object{"r": object{"labels": []string{"a"}, "backend": "https://b", "secrets": object{"X-Key": object{"name": "n", "scheme": "a b"}}}}}, "the scheme is a word such as Bearer"},
 		"route secret, no backend":  {object{"routes": object{"r": object{"labels": []string{"a"}, "public_url": "https://r.example", "secrets": object{"X-Key": object{"name": "n"}}}}}, "no backend to send it to"},
@@ -252,6 +253,10 @@ func TestSitesThatContradict(t *testing.T) {
 		"route whose secret no edr_proxy declares": {
 			object{"routes": object{"r": object{"labels": []string{"a"}, "backend": "https://b.example/{edr.metadata.a}", "secrets": object{"X": object{"name": "none"}}}}},
 			proxying("https://b.example", "https://c.example"), "route r: no edr_proxy can serve it: secret X: no secret of this name",
+		},
+		"route with a header that no message makes good": {
+			object{"routes": object{"r": object{"labels": []string{"a"}, "backend": "https://c.example/{edr.metadata.a}", "headers": object{"X": "ä"}}}},
+			proxying("https://c.example"), "route r: no edr_proxy can serve it: header X: the value cannot stand in a header",
 		},
 		"route whose secret is for another server": {
 			object{"routes": object{"r": object{"labels": []string{"a"}, "backend": "https://b.example/{edr.metadata.a}", "secrets": object{"X": object{"name": "key"}}}}},
