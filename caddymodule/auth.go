@@ -94,7 +94,7 @@ func (h *Auth) provision(ctx caddy.Context, app dataApp) error {
 	if err != nil {
 		return err
 	}
-	h.gate = newGate(app, "edr_auth", h.GateOptions, h.site(app), ctx.Logger())
+	h.gate = newGate(app, "edr_auth", h.GateOptions, h.site(), ctx.Logger())
 	h.gate.upgrades = h.AllowUpgrade
 	h.gate.identity = identityRules{denyList: true, keepUpgrade: h.AllowUpgrade}
 	if h.AnyDataset {
@@ -117,10 +117,8 @@ func (h *Auth) check() error {
 	return h.GateOptions.validate()
 }
 
-func (h *Auth) site(app dataApp) *tokens.Site {
-	return &tokens.Site{
-		AnyDataset: h.AnyDataset, Datasets: setOf(h.Datasets), Routes: setOf(h.Routes), RouteOf: app.routeOf,
-	}
+func (h *Auth) site() *tokens.Site {
+	return &tokens.Site{AnyDataset: h.AnyDataset, Datasets: setOf(h.Datasets), Routes: setOf(h.Routes)}
 }
 
 func setOf(names []string) map[string]struct{} {

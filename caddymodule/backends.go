@@ -299,11 +299,22 @@ func newBackendSecrets(declared map[string]*BackendSecret, backends *backendList
 	return secrets, nil
 }
 
+// Why a secret is not sent.
+var (
+	errSecretUnknown   = errors.New("no secret of this name is declared")
+	errSecretElsewhere = errors.New("the secret is not declared for this backend")
+)
+
+// reaches reports whether the secret may be sent to some path of a server.
+func (s backendSecret) reaches(o origin) bool {
+	return slices.ContainsFunc(s.destinations, func(d destination) bool { return d.origin == o })
+}
+
 // lookup returns the secret for a destination.
 func (s backendSecrets) lookup(name string, o origin, path string) (tokens.Secret, error) {
 	secret, ok := s[name]
 	if !ok {
-		return "", fmt.Errorf("secretName: no secret %q is declared", name)
+		return "", errSecretUnknown
 	}
 	for _, d := range secret.destinations {
 		_, below := canonical.Under(path, d.path)
@@ -311,5 +322,5 @@ func (s backendSecrets) lookup(name string, o origin, path string) (tokens.Secre
 			return secret.value, nil
 		}
 	}
-	return "", fmt.Errorf("secretName: secret %q is not declared for this baseUrl", name)
+	return "", errSecretElsewhere
 }

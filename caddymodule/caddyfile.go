@@ -70,8 +70,12 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		}
 //		route <name> {
 //			dataset    <id...>
+//			profile    <profile...>
+//			label      <label...>
+//			metadata   <member> <value...>
 //			backend    <url>
 //			header     <name> <value>
+//			secret     <header> <name> [<scheme>]
 //			public_url <url>
 //		}
 //		resolver {
@@ -87,7 +91,8 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		}
 //	}
 //
-// signing_key, refresh_key, sealing_key, did_map, control_plane and route may be repeated; so may the lists of a resolver.
+// signing_key, refresh_key, sealing_key, did_map, control_plane and route may be repeated; so may the lists of a resolver, and
+// all of a route but backend and public_url.
 // allow_http without a host, or with *, is for all hosts. Durations must be above 0, but for refresh_ttl. Files and environment
 // variables are read when the config is loaded, not here, so that secrets never are part of it.
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
@@ -192,68 +197,6 @@ func (s *ParticipantSettings) parseDIDMap(d *caddyfile.Dispenser) error {
 		s.DIDMap = map[string]string{}
 	}
 	s.DIDMap[id] = did
-	return endOfLine(d)
-}
-
-func (s *ParticipantSettings) parseRoute(d *caddyfile.Dispenser) error {
-	var name string
-	if !d.AllArgs(&name) {
-		return d.ArgErr()
-	}
-	_, exists := s.Routes[name]
-	if exists {
-		return d.Errf("route %s is already defined", name)
-	}
-	route := new(Route)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		option := d.Val()
-		var err error
-		switch option {
-		case "dataset":
-			datasets := d.RemainingArgs()
-			if len(datasets) == 0 {
-				return d.ArgErr()
-			}
-			route.Datasets = append(route.Datasets, datasets...)
-			err = endOfLine(d)
-		case "backend":
-			err = text(&route.Backend)(d)
-		case "public_url":
-			err = text(&route.PublicURL)(d)
-		case "header":
-			err = route.parseHeader(d)
-		case "async":
-			err = setFlag(d, &route.Async)
-		default:
-			return d.Errf("unrecognized option %q of route", option)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if len(route.Datasets) == 0 {
-		return d.Errf("route %s: dataset is required", name)
-	}
-	if s.Routes == nil {
-		s.Routes = map[string]*Route{}
-	}
-	s.Routes[name] = route
-	return nil
-}
-
-func (r *Route) parseHeader(d *caddyfile.Dispenser) error {
-	var name, value string
-	if !d.AllArgs(&name, &value) {
-		return d.ArgErr()
-	}
-	_, exists := r.Headers[name]
-	if exists {
-		return d.Errf("header %s is set twice", name)
-	}
-	if r.Headers == nil {
-		r.Headers = map[string]string{}
-	}
-	r.Headers[name] = value
 	return endOfLine(d)
 }
 

@@ -22,6 +22,7 @@ func FuzzGlobalOption(f *testing.F) {
 		"duplicate_start conflict\nreuse_policy revoke\nerror_format rfc6749",
 		"control_plane main {\nformerly a b\ncallback http://cp:9191/control\nregister dps http://cp/dataplanes {\nsignaling_url http://gw\nlabels a\n}\n}",
 		"route r {\ndataset a b*\nbackend https://b.example\nheader X-Key {env.X}\npublic_url https://c.example\nasync\n}",
+		"route r {\nlabel a b\nprofile c\nmetadata d.e f 3\nbackend https://b.example/{edr.dataset}\nsecret Authorization {edr.bpn} Bearer\n}",
 		"resolver {\nallow_http localhost:1\nallow_ports 8443\nallow_addresses 10.0.0.0/8 ::1\ncache_ttl 1m\ntimeout 2s\nrelationship none\n}",
 		"store badger {\npath /x\nmin_free 2GiB\nreserve 1MB\n}",
 		"store nothing", "did", "did a b", "did {\n}", "route", "}", "{", "\"", "did \"a", "<<X\nX", "# only",

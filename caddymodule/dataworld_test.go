@@ -53,6 +53,7 @@ func newDataWorld(t testing.TB) *dataWorld {
 	w.service, err = tokens.New(tokens.Config{
 		Participant: "default", DID: "did:web:provider.example", Keys: ring, Store: w.store, Live: tokens.NewLive(),
 		Resolver: noResolver{}, ControlPlanes: []string{string(dataCaller)}, PublicURL: "http://" + dataHost, Now: clock.Now,
+		Route: func(f *tokens.Flow) tokens.Routed { return w.app.routed(f) },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -98,7 +99,6 @@ func (noResolver) RefetchKey(context.Context, string, string) (crypto.PublicKey,
 type fakeApp struct {
 	service  *tokens.Service
 	routes   map[string]*routeTarget
-	routed   map[string]string // datasets to the routes that they belong to
 	auths    []*Auth
 	proxies  []*Proxy
 	renewals string // path of renewals
@@ -130,12 +130,15 @@ func (a *fakeApp) classicOnly() bool {
 	return a.classic
 }
 
-func (a *fakeApp) routeTarget(name, _ string) (*routeTarget, bool) {
-	target, ok := a.routes[name]
-	return target, ok
+// routed gives each flow the route that it was started with.
+func (a *fakeApp) routed(f *tokens.Flow) tokens.Routed {
+	routed := tokens.Routed{Route: f.Route}
+	target, ok := a.routes[f.Route]
+	if ok {
+		routed.Backend = target
+	}
+	return routed
 }
-
-func (a *fakeApp) routeOf(dataset string) string { return a.routed[dataset] }
 
 func (a *fakeApp) registerAuth(h *Auth) error {
 	a.auths = append(a.auths, h)

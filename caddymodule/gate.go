@@ -29,13 +29,6 @@ type dataApp interface {
 	// classicOnly reports whether the classic dialect is the only one enabled.
 	classicOnly() bool
 
-	// routeTarget returns the backend of a configured route; false if there is no such route, it has no backend, or the
-	// dataset belongs to another one.
-	routeTarget(name, dataset string) (*routeTarget, bool)
-
-	// routeOf returns the route that a dataset belongs to; empty: to none.
-	routeOf(dataset string) string
-
 	// registerAuth and registerProxy tell the app what the sites serve. An error is one of the configuration.
 	registerAuth(h *Auth) error
 	registerProxy(h *Proxy) error

@@ -48,7 +48,7 @@ type ParticipantSettings struct {
 	// to the control plane that started them. Default: one, called "default".
 	ControlPlanes []ControlPlane `json:"control_planes,omitempty"`
 
-	// Routes give datasets an address or a backend of their own, by name.
+	// Routes give flows an address or a backend of their own, by name.
 	Routes map[string]*Route `json:"routes,omitempty"`
 }
 
@@ -132,6 +132,7 @@ func (p *participant) provision(replacer *caddy.Replacer) error {
 	p.config.Keys = ring
 	p.config.ControlPlanes, p.config.Formerly = p.controlPlaneNames(), p.formerNames()
 	p.config.PublicURL = p.address.public
+	p.config.Route = p.routed
 	p.config.Observer, p.config.Logger = p.observer, p.logger
 	return nil
 }

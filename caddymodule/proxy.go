@@ -45,7 +45,7 @@ type Proxy struct {
 	// credentials. Required.
 	Backends []string `json:"backends,omitempty"`
 
-	// Secrets are credentials that data addresses may name, by name.
+	// Secrets are credentials that data addresses and routes may name, by name.
 	Secrets map[string]*BackendSecret `json:"secrets,omitempty"`
 
 	// RequestHeaders are names of client headers that are passed on beside those that always are.
@@ -170,9 +170,13 @@ func (h *Proxy) checkSource(s *tokens.Source) error {
 	return err
 }
 
-// checkRoute returns nil if flows of a route with this backend can be served here.
-func (h *Proxy) checkRoute(t *routeTarget) error {
-	_, err := newRouteTarget(t, h.backends)
+// checkRoute returns nil if some flows of a route with this backend can be served here, as far as that can be told without
+// one.
+func (h *Proxy) checkRoute(t *routeTemplate) error { return t.check(h.backends, h.secrets) }
+
+// checkTarget returns nil if a flow whose route comes to this backend can be served here.
+func (h *Proxy) checkTarget(t *routeTarget) error {
+	_, err := newRouteTarget(t, h.backends, h.secrets)
 	return err
 }
 
@@ -267,14 +271,15 @@ func (h *Proxy) buildTarget(access *tokens.Access) (*target, error) {
 	if source != nil {
 		return newSourceTarget(source, h.backends, h.secrets)
 	}
-	if access.RouteName() == "" {
-		return nil, errNoBackend
+	routed := access.Routed()
+	if routed.Err != nil {
+		return nil, fmt.Errorf("route %s: %w", routed.Route, routed.Err)
 	}
-	route, ok := h.gate.app.routeTarget(access.RouteName(), access.Dataset())
+	route, ok := routed.Backend.(*routeTarget)
 	if !ok {
 		return nil, errNoBackend
 	}
-	return newRouteTarget(route, h.backends)
+	return newRouteTarget(route, h.backends, h.secrets)
 }
 
 // belowEndpoint returns what lies below the flow's endpoint. sent is the canonical path that the client sent, current

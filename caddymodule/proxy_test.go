@@ -155,11 +155,11 @@ func TestRouteBackend(t *testing.T) {
 	if got := w.get("/x", token); got.StatusCode != 403 || got.Header.Get("WWW-Authenticate") == "" {
 		t.Errorf("a flow without a backend: got %d, want 403", got.StatusCode)
 	}
-	err := proxy.checkRoute(w.app.routes["r"])
+	err := proxy.checkTarget(w.app.routes["r"])
 	if err != nil {
 		t.Error(err)
 	}
-	err = proxy.checkRoute(w.app.routes["elsewhere"])
+	err = proxy.checkTarget(w.app.routes["elsewhere"])
 	if err == nil {
 		t.Error("a start would be accepted for a backend that is not listed")
 	}

@@ -20,53 +20,68 @@ func TestSettings(t *testing.T) {
 		edits object
 		want  string
 	}{
-		"no did":                   {object{"did": ""}, "did is required"},
-		"no DID":                   {object{"did": "provider"}, `did "provider" is not a DID`},
-		"participant":              {object{"participant": "a/b"}, `participant "a/b"`},
-		"no key":                   {object{"signing_keys": nil}, "signing_key is required"},
-		"key state":                {object{"signing_keys": []object{{"file": g.path("signing.pem"), "state": "old"}}}, `state "old"`},
-		"no active key":            {object{"signing_keys": []object{{"file": g.path("signing.pem"), "state": "next"}}}, "no signing key is active"},
-		"unknown placeholder":      {object{"signing_keys": []object{{"file": "{secret.signing}"}}}, "{secret.signing}"},
-		"missing file placeholder": {object{"signing_keys": []object{{"file": "{file." + g.path("none") + "}"}}}, "signing_key {file."},
-		"short refresh key":        {object{"refresh_keys": []string{g.path("short.key")}}, "refresh key: 5 bytes"},
-		"no public url":            {object{"public_url": ""}, "public_url is required"},
-		"public url in clear":      {object{"public_url": "http://data.example"}, "must be https"},
-		"public url with query":    {object{"public_url": "https://data.example?x=1"}, "no user, query or fragment"},
-		"public url relative":      {object{"public_url": "/data"}, "must be an absolute https URL"},
-		"refresh path":             {object{"refresh_path": "token"}, "refresh_path"},
-		"refresh path with dots":   {object{"refresh_path": "/a/../token"}, "refresh_path"},
-		"refresh path with slash":  {object{"refresh_path": "/token/"}, "refresh_path"},
-		"ttl below a second":       {object{"token_ttl": "10ms"}, "token_ttl must be at least 1s"},
-		"negative ttl":             {object{"refresh_ttl": "-1s"}, "refresh_ttl must be at least 0s"},
-		"unacknowledged ttl":       {object{"unacknowledged_ttl": "30m"}, "must be 0 or at least 1h"},
-		"negative unacknowledged":  {object{"unacknowledged_ttl": "-30d"}, "unacknowledged_ttl must be at least 0s"},
-		"refresh ttl too short":    {object{"refresh_ttl": "1m"}, "shorter than token_ttl"},
-		"skew":                     {object{"clock_skew": "1h"}, "clock_skew must be at most 10m0s"},
-		"did map":                  {object{"did_map": object{"BPNL1": "x"}}, `did_map BPNL1: "x" is not a DID`},
-		"did map of a DID":         {object{"did_map": object{"did:web:a": "did:web:b"}}, "cannot be mapped"},
-		"duplicate start":          {object{"duplicate_start": "refuse"}, "duplicate_start"},
-		"error format":             {object{"error_format": "xml"}, "error_format"},
-		"control plane name":       {object{"control_planes": []object{{"name": "a b"}}}, `control_plane "a b"`},
-		"control plane twice":      {object{"control_planes": []object{{"name": "a", "formerly": []string{"b"}}, {"name": "b"}}}, "control_plane b is listed twice"},
-		"unknown store":            {object{"store": object{"module": "bolt"}}, "edrgate.stores.bolt"},
-		"unknown field":            {object{"token_tll": "5m"}, "token_tll"},
-		"resolver relationship":    {object{"resolver": object{"relationship": "all"}}, "relationship"},
-		"resolver timeout":         {object{"resolver": object{"timeout": "1h"}}, "timeout must be at most"},
-		"resolver network":         {object{"resolver": object{"allow_addresses": []string{"10.0.0.1/8"}}}, "10.0.0.0/8"},
-		"route without dataset":    {object{"routes": object{"r": object{"backend": "https://b"}}}, "route r: dataset is required"},
-		"route of nothing":         {object{"routes": object{"r": object{"datasets": []string{"a"}}}}, "says nothing"},
-		"route backend":            {object{"routes": object{"r": object{"datasets": []string{"a"}, "backend": "backend:80"}}}, "absolute http or https URL"},
-		"route backend user":       {object{"routes": object{"r": object{"datasets": []string{"a"}, "backend": "https://u:p@b"}}}, "no user"},
-		"route twice":              {object{"routes": object{"r": object{"datasets": []string{"a"}, "backend": "https://b"}, "s": object{"datasets": []string{"a"}, "backend": "https://b"}}}, `dataset "a" is also in route`},
-		"route header of no file":  {object{"routes": object{"r": object{"datasets": []string{"a"}, "backend": "https://b", "headers": object{"X": "{file." + g.path("none") + "}"}}}}, "header X: {file." + g.path("none") + "}: cannot open the file: no such file"},
-		"async without callback":   {object{"routes": object{"r": object{"datasets": []string{"a"}, "async": true}}}, "route r: async needs a callback of every control plane"},
+		"no did":                    {object{"did": ""}, "did is required"},
+		"no DID":                    {object{"did": "provider"}, `did "provider" is not a DID`},
+		"participant":               {object{"participant": "a/b"}, `participant "a/b"`},
+		"no key":                    {object{"signing_keys": nil}, "signing_key is required"},
+		"key state":                 {object{"signing_keys": []object{{"file": g.path("signing.pem"), "state": "old"}}}, `state "old"`},
+		"no active key":             {object{"signing_keys": []object{{"file": g.path("signing.pem"), "state": "next"}}}, "no signing key is active"},
+		"unknown placeholder":       {object{"signing_keys": []object{{"file": "{secret.signing}"}}}, "{secret.signing}"},
+		"missing file placeholder":  {object{"signing_keys": []object{{"file": "{file." + g.path("none") + "}"}}}, "signing_key {file."},
+		"short refresh key":         {object{"refresh_keys": []string{g.path("short.key")}}, "refresh key: 5 bytes"},
+		"no public url":             {object{"public_url": ""}, "public_url is required"},
+		"public url in clear":       {object{"public_url": "http://data.example"}, "must be https"},
+		"public url with query":     {object{"public_url": "https://data.example?x=1"}, "no user, query or fragment"},
+		"public url relative":       {object{"public_url": "/data"}, "must be an absolute https URL"},
+		"refresh path":              {object{"refresh_path": "token"}, "refresh_path"},
+		"refresh path with dots":    {object{"refresh_path": "/a/../token"}, "refresh_path"},
+		"refresh path with slash":   {object{"refresh_path": "/token/"}, "refresh_path"},
+		"ttl below a second":        {object{"token_ttl": "10ms"}, "token_ttl must be at least 1s"},
+		"negative ttl":              {object{"refresh_ttl": "-1s"}, "refresh_ttl must be at least 0s"},
+		"unacknowledged ttl":        {object{"unacknowledged_ttl": "30m"}, "must be 0 or at least 1h"},
+		"negative unacknowledged":   {object{"unacknowledged_ttl": "-30d"}, "unacknowledged_ttl must be at least 0s"},
+		"refresh ttl too short":     {object{"refresh_ttl": "1m"}, "shorter than token_ttl"},
+		"skew":                      {object{"clock_skew": "1h"}, "clock_skew must be at most 10m0s"},
+		"did map":                   {object{"did_map": object{"BPNL1": "x"}}, `did_map BPNL1: "x" is not a DID`},
+		"did map of a DID":          {object{"did_map": object{"did:web:a": "did:web:b"}}, "cannot be mapped"},
+		"duplicate start":           {object{"duplicate_start": "refuse"}, "duplicate_start"},
+		"error format":              {object{"error_format": "xml"}, "error_format"},
+		"control plane name":        {object{"control_planes": []object{{"name": "a b"}}}, `control_plane "a b"`},
+		"control plane twice":       {object{"control_planes": []object{{"name": "a", "formerly": []string{"b"}}, {"name": "b"}}}, "control_plane b is listed twice"},
+		"unknown store":             {object{"store": object{"module": "bolt"}}, "edrgate.stores.bolt"},
+		"unknown field":             {object{"token_tll": "5m"}, "token_tll"},
+		"resolver relationship":     {object{"resolver": object{"relationship": "all"}}, "relationship"},
+		"resolver timeout":          {object{"resolver": object{"timeout": "1h"}}, "timeout must be at most"},
+		"resolver network":          {object{"resolver": object{"allow_addresses": []string{"10.0.0.1/8"}}}, "10.0.0.0/8"},
+		"route without dataset":     {object{"routes": object{"r": object{"backend": "https://b"}}}, "route r: dataset, profile, label or metadata is required"},
+		"route of nothing":          {object{"routes": object{"r": object{"datasets": []string{"a"}}}}, "says nothing"},
+		"route backend":             {object{"routes": object{"r": object{"datasets": []string{"a"}, "backend": "backend:80"}}}, "absolute http or https URL"},
+		"route backend user":        {object{"routes": object{"r": object{"datasets": []string{"a"}, "backend": "https://u:p@b"}}}, "no user"},
+		"route twice":               {object{"routes": object{"r": object{"datasets": []string{"a"}, "backend": "https://b"}, "s": object{"datasets": []string{"a"}, "backend": "https://b"}}}, `dataset "a" is also in route`},
+		"route header of no file":   {object{"routes": object{"r": object{"datasets": []string{"a"}, "backend": "https://b", "headers": object{"X": "{file." + g.path("none") + "}"}}}}, "header X: {file." + g.path("none") + "}: cannot open the file: no such file"},
+		"route header placeholder":  {object{"routes": object{"r": object{"datasets": []string{"a"}, "backend": "https://b", "headers": object{"X": "{nothing.here}"}}}}, "header X"},
+		"route scheme template":     {object{"routes": object{"r": object{"labels": []string{"a"}, "backend": "{edr.metadata.a}://b"}}}, "begin with http:// or https://"},
+		"route user template":       {object{"routes": object{"r": object{"labels": []string{"a"}, "backend": "https://{edr.metadata.a}@b"}}}, "a user or password"},
+		"route placeholder":         {object{"routes": object{"r": object{"labels": []string{"a"}, "backend": "https://b/{edr.metdata.a}"}}}, "backend https://b/{edr.metdata.a}: unknown placeholder {edr.metdata.a}"},
+		"route header template":     {object{"routes": object{"r": object{"labels": []string{"a"}, "backend": "https://b", "headers": object{"X": "{edr.x}"}}}}, "header X: unknown placeholder"},
+		"route header name":         {object{"routes": object{"r": object{"labels": []string{"a"}, "backend": "https://b/{edr.dataset}", "headers": object{"Connection": "x"}}}}, "header Connection: belongs to the connection"},
+		"route header and secret":   {object{"routes": object{"r": object{"labels": []string{"a"}, "backend": "https://b", "headers": object{"x-key": "x"}, "secrets": object{"X-Key": object{"name": "n"}}}}}, "secret X-Key: is set twice"},
+		"route secret header":       {object{"routes": object{"r": object{"labels": []string{"a"}, "backend": "https://b", "secrets": object{"edc-bpn": object{"name": "n"}}}}}, "secret edc-bpn: is no header for a credential"},
+		"route secret name":         {object{"routes": object{"r": object{"labels": []string{"a"}, "backend": "https://b", "secrets": object{"X-Key": object{}}}}}, "secret X-Key: the name of a secret of edr_proxy is required"},
+		"route secret scheme":       {object{"routes": object{"r": object{"labels": []string{"a"}, "backend": "https://b", "secrets": object{"X-Key": object{"name": "n", "scheme": "a b"}}}}}, "the scheme is a word such as Bearer"},
+		"route secret, no backend":  {object{"routes": object{"r": object{"labels": []string{"a"}, "public_url": "https://r.example", "secrets": object{"X-Key": object{"name": "n"}}}}}, "no backend to send it to"},
+		"route public_url template": {object{"routes": object{"r": object{"labels": []string{"a"}, "public_url": "https://r.example/{edr.dataset}"}}}, "public_url takes no placeholders of a flow"},
+		"route metadata value":      {object{"routes": object{"r": object{"metadata": []object{{"member": "a"}}, "backend": "https://b"}}}, "metadata a: a value is required"},
+		"route metadata member":     {object{"routes": object{"r": object{"metadata": []object{{"member": "a..b", "values": []string{"x"}}}, "backend": "https://b"}}}, "metadata a..b: a member has no name"},
+		"route label empty":         {object{"routes": object{"r": object{"labels": []string{""}, "backend": "https://b"}}}, "label takes no empty text"},
+		"route env in a template":   {object{"routes": object{"r": object{"labels": []string{"a"}, "backend": "https://b/{env.EDRGATE_TEST_NONE}/{edr.dataset}"}}}, "{env.EDRGATE_TEST_NONE}"},
+		"async without callback":    {object{"routes": object{"r": object{"datasets": []string{"a"}, "async": true}}}, "route r: async needs a callback of every control plane"},
 		"async without one callback": {
 			object{
 				"routes":         object{"r": object{"datasets": []string{"a"}, "async": true}},
 				"control_planes": []object{{"name": "a", "callback": "http://a"}, {"name": "b"}},
 			}, "control_plane b has none",
 		},
-		"route header placeholder": {object{"routes": object{"r": object{"datasets": []string{"a"}, "backend": "https://b", "headers": object{"X": "{nothing.here}"}}}}, "header X"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -216,6 +231,16 @@ func TestSitesThatContradict(t *testing.T) {
 	auth := g.servers()
 	auth["data"] = g.site("data", object{"handler": "edr_refresh"}, object{"handler": "edr_auth", "datasets": []string{"b"}})
 
+	// proxying is an edr_proxy with a secret for the last of the backends.
+	proxying := func(backends ...string) object {
+		servers := g.servers()
+		servers["data"] = g.site("data", object{"handler": "edr_refresh"}, object{
+			"handler": "edr_proxy", "backends": backends,
+			"secrets": object{"key": object{"value": "CANARY", "for": []string{backends[len(backends)-1] + "/api"}}},
+		})
+		return servers
+	}
+
 	tests := map[string]struct {
 		app     object
 		servers object
@@ -227,6 +252,26 @@ func TestSitesThatContradict(t *testing.T) {
 			object{"routes": object{"r": object{"datasets": []string{"a"}, "backend": "https://b.example"}}},
 			auth,
 			"route r: its backend is in the backends of no edr_proxy",
+		},
+		"route whose server no edr_proxy lists": {
+			object{"routes": object{"r": object{"labels": []string{"a"}, "backend": "https://b.example/{edr.metadata.a}"}}},
+			proxying("https://c.example"), "route r: its backend is in the backends of no edr_proxy",
+		},
+		"route whose secret no edr_proxy declares": {
+			object{"routes": object{"r": object{"labels": []string{"a"}, "backend": "https://b.example/{edr.metadata.a}", "secrets": object{"X": object{"name": "none"}}}}},
+			proxying("https://b.example", "https://c.example"), "route r: no edr_proxy can serve it: secret X: no secret of this name",
+		},
+		"route with a header that no message makes good": {
+			object{"routes": object{"r": object{"labels": []string{"a"}, "backend": "https://c.example/{edr.metadata.a}", "headers": object{"X": "ä"}}}},
+			proxying("https://c.example"), "route r: no edr_proxy can serve it: header X: the value cannot stand in a header",
+		},
+		"route whose secret is for another server": {
+			object{"routes": object{"r": object{"labels": []string{"a"}, "backend": "https://b.example/{edr.metadata.a}", "secrets": object{"X": object{"name": "key"}}}}},
+			proxying("https://b.example", "https://c.example"), "route r: no edr_proxy can serve it: secret X: the secret is not declared for this backend",
+		},
+		"route without templates whose secret is for another path": {
+			object{"routes": object{"r": object{"labels": []string{"a"}, "backend": "https://c.example/apis", "secrets": object{"X": object{"name": "key"}}}}},
+			proxying("https://c.example"), "route r: no edr_proxy can serve it: secret X: key: the secret is not declared for this backend",
 		},
 	}
 	for name, tt := range tests {
@@ -247,6 +292,14 @@ func TestSitesThatContradict(t *testing.T) {
 	for name, config := range map[string][2]object{
 		"other path without the classic dialect": {object{"refresh_path": "/renew"}, g.withSignaling(object{"protocols": []string{"dps"}})},
 		"loopback":                               {nil, g.openSignaling("127.0.0.1:0")},
+		"route whose path a flow completes": {
+			object{"routes": object{"r": object{"labels": []string{"a"}, "backend": "https://c.example/{edr.metadata.a}", "secrets": object{"X": object{"name": "key"}}}}},
+			proxying("https://c.example"),
+		},
+		"route whose server and secret a flow chooses": {
+			object{"routes": object{"r": object{"labels": []string{"a"}, "backend": "https://{edr.metadata.a}.example/", "secrets": object{"X": object{"name": "{edr.metadata.a}"}}}}},
+			proxying("https://c.example"),
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			app := g.app()

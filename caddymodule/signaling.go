@@ -92,6 +92,7 @@ func (h *Signaling) Provision(ctx caddy.Context) error {
 		DID:         h.participant.DID,
 		Dialects:    h.dialects,
 		CheckSource: h.participant.sites.checkSource,
+		CheckRoute:  h.participant.checkRoute,
 		Planes:      flowsOf{h.participant},
 		CheckCallback: func(c tokens.Caller, endpoint string) error {
 			return controlplane.CheckCallback(h.participant.calls[string(c)], endpoint)

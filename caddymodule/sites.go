@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/edrgate/edrgate/routing"
 	"github.com/edrgate/edrgate/signaling"
 	"github.com/edrgate/edrgate/tokens"
 )
@@ -63,36 +64,71 @@ func (s *sites) served() []signaling.Site {
 // open nothing.
 func (s *sites) checkRoutes(table *routeTable) error {
 	for _, route := range table.routes {
-		named := slices.ContainsFunc(s.auths, func(h *Auth) bool {
-			at := h.servedDatasets()
-			return at.Any || slices.Contains(at.Routes, route.Name)
-		})
-		if named {
+		if s.named(route.Name) {
 			continue
 		}
-		target, hasBackend := table.targets[route.Name]
+		template, hasBackend := table.templates[route.Name]
 		if !hasBackend {
 			return fmt.Errorf("route %s has no backend, and no edr_auth serves it: write `route %s` into one", route.Name, route.Name)
 		}
-		reachable := slices.ContainsFunc(s.proxies, func(h *Proxy) bool { return h.checkRoute(target) == nil })
-		if !reachable {
+		err := s.anyProxy(func(h *Proxy) error { return h.checkRoute(template) })
+		if errors.Is(err, errNotInBackends) || errors.Is(err, errNoProxy) {
 			return fmt.Errorf("route %s: its backend is in the backends of no edr_proxy, and no edr_auth serves the route", route.Name)
+		}
+		if err != nil {
+			return fmt.Errorf("route %s: no edr_proxy can serve it: %w", route.Name, err)
 		}
 	}
 	return nil
 }
 
-// checkSource returns nil if some edr_proxy can serve a flow with this source address. Errors name properties, never
-// values.
-func (s *sites) checkSource(source *tokens.Source) error {
-	err := errors.New("no site has edr_proxy")
+// named reports whether an edr_auth serves a route, whatever its backend is.
+func (s *sites) named(route string) bool {
+	return slices.ContainsFunc(s.auths, func(h *Auth) bool {
+		at := h.servedDatasets()
+		return at.Any || slices.Contains(at.Routes, route)
+	})
+}
+
+// errNoProxy is why nothing reaches a backend where no site could.
+var errNoProxy = errors.New("no site has edr_proxy")
+
+// anyProxy returns nil if check does for some edr_proxy. Otherwise it returns the error that is about more than the list of
+// backends, if there is one: such an edr_proxy is the one that was meant.
+func (s *sites) anyProxy(check func(*Proxy) error) error {
+	fault := errNoProxy
 	for _, proxy := range s.proxies {
-		err = proxy.checkSource(source)
+		err := check(proxy)
 		if err == nil {
 			return nil
 		}
+		if errors.Is(fault, errNoProxy) || errors.Is(fault, errNotInBackends) {
+			fault = err
+		}
 	}
-	return err
+	return fault
+}
+
+// checkSource returns nil if some edr_proxy can serve a flow with this source address. Errors name properties, never
+// values.
+func (s *sites) checkSource(source *tokens.Source) error {
+	return s.anyProxy(func(h *Proxy) error { return h.checkSource(source) })
+}
+
+// checkFlow returns nil if some site can serve a flow by its route. Errors name placeholders, never what they stand for.
+func (s *sites) checkFlow(table *routeTable, route string, f *routing.Facts) error {
+	template, hasBackend := table.templates[route]
+	if !hasBackend {
+		return nil // an edr_auth serves it, or the config would not have been loaded
+	}
+	target, err := template.target(f)
+	if err != nil {
+		return err
+	}
+	if s.named(route) {
+		return nil
+	}
+	return s.anyProxy(func(h *Proxy) error { return h.checkTarget(target) })
 }
 
 // speaks reports whether the dialect is spoken at some site. Without edr_signaling, flows of both may be in the store.
@@ -111,17 +147,26 @@ func (p *participant) classicOnly() bool {
 	return p.sites.speaks(tokens.Classic) && !p.sites.speaks(tokens.DPS)
 }
 
-func (p *participant) routeTarget(name, dataset string) (*routeTarget, bool) {
-	target, ok := p.routes.targets[name]
-	return target, ok && p.routeOf(dataset) == name
+// checkRoute is for starts.
+func (p *participant) checkRoute(route string, f *routing.Facts) error {
+	return p.sites.checkFlow(p.routes, route, f)
 }
 
-// routeOf returns the route that a dataset belongs to in this config. No request comes before the sites are complete.
-func (p *participant) routeOf(dataset string) string {
-	if p.sites.serving == nil {
-		return ""
+// routed returns what this config makes of a flow. The service asks, and there is none before the sites are complete.
+func (p *participant) routed(f *tokens.Flow) tokens.Routed {
+	facts := routing.FactsOf(f)
+	routed := tokens.Routed{Route: p.sites.serving.RouteOf(facts)}
+	template, hasBackend := p.routes.templates[routed.Route]
+	if !hasBackend {
+		return routed
 	}
-	return p.sites.serving.RouteOf(dataset)
+	target, err := template.target(facts)
+	if err != nil {
+		routed.Err = err
+		return routed
+	}
+	routed.Backend = target
+	return routed
 }
 
 func (p *participant) registerAuth(h *Auth) error {

@@ -133,7 +133,7 @@ func (t *target) setCredential(properties map[string]string, backends *backendLi
 	if value == "" && name != "" {
 		secret, err := secrets.lookup(name, t.origin, t.floor())
 		if err != nil {
-			return err
+			return fmt.Errorf("secretName %q: %w", name, err)
 		}
 		value = secret.Reveal()
 	}
@@ -141,8 +141,7 @@ func (t *target) setCredential(properties map[string]string, backends *backendLi
 	if key == "" || value == "" {
 		return nil
 	}
-	switch http.CanonicalHeaderKey(key) {
-	case "Host", "Content-Type", headerBPN, headerAgreement:
+	if !takesCredential(http.CanonicalHeaderKey(key)) {
 		return errors.New("authKey is no header for a credential")
 	}
 	err := t.setHeader(key, value, backends)
@@ -151,6 +150,15 @@ func (t *target) setCredential(properties map[string]string, backends *backendLi
 	}
 	t.addSecret(value)
 	return nil
+}
+
+// takesCredential reports whether a header can hold a credential: of these the values are known, or decide about more.
+func takesCredential(canonicalName string) bool {
+	switch canonicalName {
+	case "Host", "Content-Type", headerBPN, headerAgreement:
+		return false
+	}
+	return true
 }
 
 // floor is the path that every request to the target lies at or below.

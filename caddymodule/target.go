@@ -12,12 +12,6 @@ import (
 	"github.com/edrgate/edrgate/internal/canonical"
 )
 
-// routeTarget is the backend that a configured route names. Placeholders in it have been replaced.
-type routeTarget struct {
-	Backend string            // absolute http or https URL: the base that the path below the endpoint is appended to
-	Headers map[string]string // sent with each request; values may hold credentials
-}
-
 // target is a flow's backend: what a data address or a route comes to under the rules of one edr_proxy. It is built
 // when a token is first used there, shared by all its requests, and never changes.
 type target struct {
@@ -56,19 +50,48 @@ type headerField struct {
 func (t *target) String() string { return t.origin.scheme + "://" + t.origin.authority() }
 
 // newRouteTarget is for flows whose route has a backend: a reverse proxy without flags.
-func newRouteTarget(r *routeTarget, backends *backendList) (*target, error) {
+func newRouteTarget(r *routeTarget, backends *backendList, secrets backendSecrets) (*target, error) {
 	t := &target{passPath: true, passQuery: true, passMethod: true, passBody: true}
 	err := t.setBase(r.Backend, backends)
-	if err != nil {
-		return nil, fmt.Errorf("backend: %w", err)
+	if errors.Is(err, errNotInBackends) {
+		err = errNotInBackends // the flow may have chosen the host
 	}
+	if err != nil {
+		return nil, fmt.Errorf("backend %s: %w", r.Configured, err)
+	}
+	// What the operator says about the backend is sent whatever a consumer adds.
+	t.params, t.query = t.query, ""
 	for _, name := range slices.Sorted(maps.Keys(r.Headers)) {
 		err = t.setHeader(name, r.Headers[name], backends)
 		if err != nil {
 			return nil, fmt.Errorf("header %w", err)
 		}
 	}
+	for _, s := range r.Secrets {
+		err = t.setSecret(s, backends, secrets)
+		if err != nil {
+			return nil, fmt.Errorf("secret %s: %w", s.header, err)
+		}
+	}
 	return t, nil
+}
+
+// setSecret adds a header with a declared secret, if that may be sent to this backend.
+func (t *target) setSecret(s routeSecret, backends *backendList, secrets backendSecrets) error {
+	secret, err := secrets.lookup(s.name, t.origin, t.floor())
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.configured, err)
+	}
+	value := secret.Reveal()
+	if s.scheme != "" {
+		value = s.scheme + " " + value
+	}
+	err = t.setHeader(s.header, value, backends)
+	if err != nil {
+		return err
+	}
+	t.addSecret(value)
+	return nil
 }
 
 func (t *target) setBase(text string, backends *backendList) error {
@@ -118,12 +141,9 @@ func isConnectionHeader(canonicalName string) bool {
 // setHeader adds a configured header, in place of an earlier one of that name. Errors name the header and never quote
 // its value.
 func (t *target) setHeader(name, value string, backends *backendList) error {
-	if !isToken(name) {
-		return fmt.Errorf("%q: not a header name", name)
-	}
-	canonicalName := http.CanonicalHeaderKey(name)
-	if isConnectionHeader(canonicalName) {
-		return fmt.Errorf("%s: belongs to the connection and cannot be set", canonicalName)
+	canonicalName, err := settableHeader(name)
+	if err != nil {
+		return err
 	}
 	if value != "" && !isFieldValue(value) {
 		return fmt.Errorf("%s: the value cannot stand in a header", canonicalName)
@@ -140,12 +160,6 @@ func (t *target) setHeader(name, value string, backends *backendList) error {
 		return nil
 	case "Content-Type":
 		t.contentType = value
-	case "Authorization", "Cookie":
-		// The consumer's own are dropped, the backend's are what this is for.
-	default:
-		if (identityRules{}).drops(canonicalName, false) {
-			return fmt.Errorf("%s: is another spelling of a header that has a meaning here", canonicalName)
-		}
 	}
 	field := headerField{name: canonicalName, values: []string{value}}
 	t.headers = slices.DeleteFunc(t.headers, func(h headerField) bool { return h.name == canonicalName })
@@ -154,6 +168,27 @@ func (t *target) setHeader(name, value string, backends *backendList) error {
 		t.addSecret(value)
 	}
 	return nil
+}
+
+// settableHeader returns the canonical name of a header that may be set for a backend. Errors begin with the name.
+func settableHeader(name string) (string, error) {
+	if !isToken(name) {
+		return "", fmt.Errorf("%q: not a header name", name)
+	}
+	canonicalName := http.CanonicalHeaderKey(name)
+	if isConnectionHeader(canonicalName) {
+		return "", fmt.Errorf("%s: belongs to the connection and cannot be set", canonicalName)
+	}
+	switch canonicalName {
+	case "Host", headerBPN, headerAgreement, "Content-Type":
+	case "Authorization", "Cookie":
+		// The consumer's own are dropped, the backend's are what this is for.
+	default:
+		if (identityRules{}).drops(canonicalName, false) {
+			return "", fmt.Errorf("%s: is another spelling of a header that has a meaning here", canonicalName)
+		}
+	}
+	return canonicalName, nil
 }
 
 // addSecret notes a value that answers must not repeat, with and without a scheme before it.

@@ -5,11 +5,13 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/edrgate/edrgate/routing"
 )
 
 func asyncRoute(t *testing.T) func(*Config) {
 	t.Helper()
-	serving, err := NewServing([]Route{{Name: "r", Datasets: []string{"asset-*"}, Async: true}}, nil, true)
+	serving, err := NewServing([]Route{{Name: "r", Match: routing.Match{Datasets: []string{"asset-*"}}, Async: true}}, nil, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +62,7 @@ func TestStartOfAnotherRouteIsSynchronous(t *testing.T) {
 
 // DPS §1.3 has no way from STARTING to SUSPENDED.
 func TestStartingFlowOnTheCore(t *testing.T) {
-	g := newGateway(t, Route{Name: "async", Datasets: []string{"asset-1"}, Async: true})
+	g := newGateway(t, Route{Name: "async", Match: routing.Match{Datasets: []string{"asset-1"}}, Async: true})
 	want := func(status int, path, body string) {
 		t.Helper()
 		got, _ := g.send(http.MethodPost, path, body)

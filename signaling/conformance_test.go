@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/edrgate/edrgate/internal/testkit"
+	"github.com/edrgate/edrgate/routing"
 	"github.com/edrgate/edrgate/signaling/controlplane"
 	"github.com/edrgate/edrgate/store/memory"
 	"github.com/edrgate/edrgate/tokens"
@@ -192,7 +193,7 @@ func TestConformanceKit(t *testing.T) {
 		g.wantState(flow, "TERMINATED")
 	})
 	t.Run("DP_P_PULL:04-01", func(t *testing.T) {
-		g := newGateway(t, Route{Name: "async", Datasets: []string{"asset-1"}, Async: true})
+		g := newGateway(t, Route{Name: "async", Match: routing.Match{Datasets: []string{"asset-1"}}, Async: true})
 		kit := newKitCallbacks(t)
 		status, a := g.send(http.MethodPost, "/dataflows/start", kitStart("http-pull"))
 		if status/100 != 2 || a.State != "STARTING" || a.DataAddress != nil || a.DataFlowID == "" {

@@ -22,6 +22,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/edrgate/edrgate/routing"
 	"github.com/edrgate/edrgate/tokens"
 )
 
@@ -54,6 +55,10 @@ type Config struct {
 	// CheckSource decides whether a classic source address may be used: whether the operator lists its backend, and
 	// whether secrets it names exist and may go there. It must not fetch anything. Default: none may.
 	CheckSource func(*tokens.Source) error
+
+	// CheckRoute decides whether a route can serve a flow: whether its templates come to a backend that the operator lists,
+	// and to secrets that may go there. It must not fetch anything. Errors name no value of the message. Default: all can.
+	CheckRoute func(route string, f *routing.Facts) error
 
 	// Checked is told who asked whether the data plane is there, which EDC does regularly up to 0.15. It must not block.
 	// Default: nobody is told.
@@ -150,6 +155,7 @@ func New(c Config) (*Handler, error) {
 			flows:       c.Flows,
 			serving:     c.Serving,
 			checkSource: c.CheckSource,
+			checkRoute:  c.CheckRoute,
 			turns:       newTurns(c.StartsAtOnce, c.StartWait),
 		},
 		codecs:        codecs,

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 
+	"github.com/edrgate/edrgate/routing"
 	"github.com/edrgate/edrgate/tokens"
 )
 
@@ -30,6 +31,7 @@ type machine struct {
 	flows       Flows
 	serving     func() *Serving
 	checkSource func(*tokens.Source) error
+	checkRoute  func(route string, f *routing.Facts) error
 	turns       *turns
 }
 
@@ -66,24 +68,28 @@ func (m *machine) start(ctx context.Context, caller tokens.Caller, msg *startMes
 			detail: "the sites are not known yet",
 		}
 	}
-	at, err := serving.place(request.Terms.Dataset, msg.address != nil)
-	if err != nil {
-		return nil, err
-	}
-	request.Route, request.Endpoint, request.Async = at.route, at.endpoint, at.async
 	var fromAddress string
 	if msg.address != nil {
 		fromAddress = msg.address.bpn
 		request.AgreementID = msg.address.agreement
 	}
 	request.BPN = assertedBPN(fromAddress, msg.bpn, request.Terms.Counterparty)
-	if at.usesSource {
-		err := m.admit(msg.address)
-		if err != nil {
-			return nil, err
-		}
+	facts := routing.FactsOfStart(&request)
+	at, err := serving.place(facts, msg.address != nil)
+	if err != nil {
+		return nil, err
+	}
+	request.Route, request.Endpoint, request.Async = at.route, at.endpoint, at.async
+	switch {
+	case at.usesSource:
+		err = m.admit(msg.address)
 		// An address that is not used is not kept either: it holds credentials.
 		request.Terms.Source = &msg.address.source
+	case at.route != "":
+		err = m.admitRoute(at.route, facts)
+	}
+	if err != nil {
+		return nil, err
 	}
 
 	done, ok := m.turns.take(ctx, caller)
@@ -120,6 +126,19 @@ func (m *machine) admit(a *sourceAddress) error {
 			status: http.StatusBadRequest, outcome: outcomeUnserved,
 			text: "this data plane does not serve the source address", cause: err,
 		}
+	}
+	return nil
+}
+
+// admitRoute decides whether a route can serve a flow, for the same reason: what the route makes of the message is tried
+// out before anybody is promised data.
+func (m *machine) admitRoute(route string, f *routing.Facts) error {
+	if m.checkRoute == nil {
+		return nil
+	}
+	err := m.checkRoute(route, f)
+	if err != nil {
+		return unserved("route " + route).because(err)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/edrgate/edrgate/routing"
 	"github.com/edrgate/edrgate/tokens"
 )
 
@@ -183,7 +184,7 @@ func TestStartBeforeTheSitesAreKnown(t *testing.T) {
 
 // TestWhatServesAStart: the rows of the decision, from the outside.
 func TestWhatServesAStart(t *testing.T) {
-	route := []Route{{Name: "r", Datasets: []string{"asset-*"}, PublicURL: "https://r.example/data"}}
+	route := []Route{{Name: "r", Match: routing.Match{Datasets: []string{"asset-*"}}, PublicURL: "https://r.example/data"}}
 	named := []Site{{Datasets: []string{"asset-1"}}}
 	ignoring := []Site{{Datasets: []string{"asset-1"}, IgnoreSourceAddress: true}}
 	oauth2 := classicStart(map[string]any{"sourceDataAddress": source("HttpData", "oauth2:clientId", "x", "header:Edc-Bpn", "BPNL000000000001")})
@@ -252,4 +253,75 @@ func TestWhatServesAStart(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestStartByItsRoute: what a start says chooses the route, and what the route cannot do with it ends the start. The answer is
+// fixed, the log says which route and why.
+func TestStartByItsRoute(t *testing.T) {
+	routes := []Route{
+		{Name: "tenant", Match: routing.Match{Metadata: []routing.Member{{Path: "tenant", Values: []string{"acme"}}}}, PublicURL: "https://t.example"},
+		{Name: "gold", Match: routing.Match{Labels: []string{"gold"}}},
+		{Name: "profile", Match: routing.Match{Datasets: []string{"asset-*"}, Profiles: []string{"HttpData-PULL"}}},
+		{Name: "refused", Match: routing.Match{Datasets: []string{"asset-refused"}}},
+	}
+	s, err := NewServing(routes, nil, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		name   string
+		path   string
+		body   string
+		route  string
+		reason string // of a refusal
+	}{
+		{"metadata", "/dataflows", dpsStart(map[string]any{"metadata": map[string]any{"tenant": "acme"}}), "tenant", ""},
+		{"label", "/dataflows", dpsStart(map[string]any{"labels": []any{"x", "gold"}}), "gold", ""},
+		{"profile", "/dataflows", dpsStart(map[string]any{"profile": "HttpData-PULL"}), "profile", ""},
+		{"transfer type of RC2", "/dataflows", dpsStart(map[string]any{"profile": absent, "transferType": "HttpData-PULL"}), "profile", ""},
+		{"classic", "/v1/dataflows", classicStart(map[string]any{"sourceDataAddress": absent, "transferType": "HttpData-PULL"}), "profile", ""},
+		{"none", "/dataflows", dpsStart(map[string]any{"labels": []any{"silver"}}), "", `route gold wants the label "gold"`},
+		{
+			"two", "/dataflows", dpsStart(map[string]any{"labels": []any{"gold"}, "metadata": map[string]any{"tenant": "acme"}}), "",
+			"the flow matches the routes gold, tenant equally well",
+		},
+		{"refused", "/dataflows", dpsStart(map[string]any{"datasetId": "asset-refused"}), "", "route refused: {edr.metadata.x} is missing"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			x := newFixture(t, func(c *Config) {
+				c.Serving = func() *Serving { return s }
+				c.CheckRoute = func(route string, f *routing.Facts) error {
+					if route == "refused" && f.Dataset() == "asset-refused" {
+						return errors.New("{edr.metadata.x} is missing")
+					}
+					return nil
+				}
+			})
+			a := x.post(tt.path+"/start", tt.body)
+			if tt.reason == "" {
+				a.want(t, 200)
+				start := x.flows.starts[0]
+				if start.Route != tt.route || (start.Endpoint == "https://t.example") != (tt.route == "tenant") {
+					t.Errorf("start %+v", start)
+				}
+				return
+			}
+			a.want(t, 400)
+			if a.text() != textUnserved || len(x.flows.starts) != 0 {
+				t.Errorf("text %q", a.text())
+			}
+			line := x.lastLog()
+			if reason, _ := line["reason"].(string); !strings.Contains(reason, tt.reason) || line["outcome"] != outcomeUnserved {
+				t.Errorf("log line %v", line)
+			}
+		})
+	}
+	// The backend of a classic start's own address is used, so that of the route needs no value.
+	x := newFixture(t, func(c *Config) {
+		c.Serving = func() *Serving { return s }
+		c.CheckRoute = func(string, *routing.Facts) error { return errors.New("asked") }
+	})
+	x.post("/v1/dataflows/start", classicStart(nil)).want(t, 200)
+	x.post("/dataflows/start", dpsStart(map[string]any{"processId": "tp-2", "labels": []any{"gold"}})).want(t, 400)
 }

@@ -1,23 +1,21 @@
 package signaling
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
-	"slices"
-	"strings"
+
+	"github.com/edrgate/edrgate/routing"
 )
 
-// Route is a configured place for datasets. A flow of one of them carries the route's name, and sites that serve the
-// route accept its token.
+// Route is a configured place for flows. A flow that takes it carries the route's name, and sites that serve the route
+// accept its token.
 type Route struct {
 	Name string // unique
 
-	// Datasets are dataset ids. One that ends in "*" stands for all ids with that beginning. An exact id wins over a
-	// beginning, a longer beginning over a shorter one.
-	Datasets []string
+	// Match says which flows take the route.
+	Match routing.Match
 
 	// PublicURL is the endpoint that the EDR names. Empty: that of the participant.
 	PublicURL string
@@ -38,16 +36,11 @@ type Site struct {
 
 // Serving is what the configuration can do with a flow. It is immutable.
 type Serving struct {
-	exact       map[string]*Route
-	prefixes    []prefixRoute // longest first
+	table       *routing.Table
+	routes      map[string]Route // by name
 	ownBackends bool
 	any         siteRule
 	datasets    map[string]siteRule
-}
-
-type prefixRoute struct {
-	prefix string
-	route  *Route
 }
 
 type siteRule struct {
@@ -61,20 +54,21 @@ func (s siteRule) or(site Site) siteRule {
 // NewServing checks and indexes what is configured. ownBackends says that some site sends a flow to the backend that its
 // own start message named (edr_proxy).
 func NewServing(routes []Route, sites []Site, ownBackends bool) (*Serving, error) {
-	s := &Serving{exact: make(map[string]*Route), ownBackends: ownBackends, datasets: make(map[string]siteRule)}
-	names := make(map[string]struct{}, len(routes))
+	s := &Serving{routes: make(map[string]Route, len(routes)), ownBackends: ownBackends, datasets: make(map[string]siteRule)}
+	matched := make([]routing.Route, 0, len(routes))
 	for _, r := range routes {
-		_, twice := names[r.Name]
-		if r.Name == "" || twice {
-			return nil, fmt.Errorf("route %q: names must be unique and not empty", r.Name)
-		}
-		names[r.Name] = struct{}{}
-		err := s.add(&r)
+		err := checkPublicURL(r.PublicURL)
 		if err != nil {
 			return nil, fmt.Errorf("route %q: %w", r.Name, err)
 		}
+		s.routes[r.Name] = r
+		matched = append(matched, routing.Route{Name: r.Name, Match: r.Match})
 	}
-	slices.SortStableFunc(s.prefixes, func(a, b prefixRoute) int { return cmp.Compare(len(b.prefix), len(a.prefix)) })
+	var err error
+	s.table, err = routing.NewTable(matched)
+	if err != nil {
+		return nil, err
+	}
 	for _, site := range sites {
 		if site.AnyDataset {
 			s.any = s.any.or(site)
@@ -86,59 +80,24 @@ func NewServing(routes []Route, sites []Site, ownBackends bool) (*Serving, error
 	return s, nil
 }
 
-func (s *Serving) add(r *Route) error {
-	if len(r.Datasets) == 0 {
-		return errors.New("names no dataset")
+func checkPublicURL(text string) error {
+	if text == "" {
+		return nil
 	}
-	if r.PublicURL != "" {
-		u, err := url.Parse(r.PublicURL)
-		if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") {
-			return errors.New("public_url is no absolute http or https URL")
-		}
-	}
-	for _, pattern := range r.Datasets {
-		prefix, open := strings.CutSuffix(pattern, "*")
-		if strings.Contains(prefix, "*") || pattern == "" {
-			return fmt.Errorf("dataset %q: want an id, or the beginning of ids followed by *", pattern)
-		}
-		if !open {
-			other, twice := s.exact[pattern]
-			if twice {
-				return fmt.Errorf("dataset %q is also in route %q", pattern, other.Name)
-			}
-			s.exact[pattern] = r
-			continue
-		}
-		for _, p := range s.prefixes {
-			if p.prefix == prefix {
-				return fmt.Errorf("dataset %q is also in route %q", pattern, p.route.Name)
-			}
-		}
-		s.prefixes = append(s.prefixes, prefixRoute{prefix, r})
+	u, err := url.Parse(text)
+	if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") {
+		return errors.New("public_url is no absolute http or https URL")
 	}
 	return nil
 }
 
-// RouteOf returns the name of the route that a dataset belongs to; empty: to none.
-func (s *Serving) RouteOf(dataset string) string {
-	r := s.route(dataset)
-	if r == nil {
+// RouteOf returns the name of the route that a flow takes; empty: none, or more than one.
+func (s *Serving) RouteOf(f *routing.Facts) string {
+	route, err := s.table.Route(f)
+	if err != nil {
 		return ""
 	}
-	return r.Name
-}
-
-func (s *Serving) route(dataset string) *Route {
-	r, ok := s.exact[dataset]
-	if ok {
-		return r
-	}
-	for _, p := range s.prefixes {
-		if strings.HasPrefix(dataset, p.prefix) {
-			return p.route
-		}
-	}
-	return nil
+	return route
 }
 
 // place is where a flow will be served.
@@ -151,22 +110,27 @@ type place struct {
 	usesSource bool
 }
 
-// place finds what serves a dataset. A flow that nothing can serve is refused at its start: the consumer would pay for a
+// place finds what serves a flow. A flow that nothing can serve is refused at its start: the consumer would pay for a
 // token that opens nothing.
-func (s *Serving) place(dataset string, hasSource bool) (place, error) {
+func (s *Serving) place(f *routing.Facts, hasSource bool) (place, error) {
 	p := place{usesSource: hasSource && s.ownBackends}
-	r := s.route(dataset)
-	if r != nil {
-		p.route, p.endpoint, p.async = r.Name, r.PublicURL, r.Async
+	var err error
+	p.route, err = s.table.Route(f)
+	if err != nil {
+		return place{}, unserved(err.Error())
+	}
+	if p.route != "" {
+		route := s.routes[p.route]
+		p.endpoint, p.async = route.PublicURL, route.Async
 		return p, nil
 	}
 	if p.usesSource {
 		return p, nil
 	}
-	rule := s.datasets[dataset]
+	rule := s.datasets[f.Dataset()]
 	switch {
 	case !rule.served && !s.any.served:
-		return place{}, unserved("no route and no edr_auth names the dataset, and there is no edr_proxy for its source address")
+		return place{}, unserved(s.unmatched(f))
 	case hasSource && !rule.ignoresSource && !s.any.ignoresSource:
 		// The address says where the provider wants the consumer to end up, and with which flags. To serve something else
 		// in silence could publish more than the asset.
@@ -174,6 +138,16 @@ func (s *Serving) place(dataset string, hasSource bool) (place, error) {
 			"or set ignore_source_address in that edr_auth")
 	}
 	return p, nil
+}
+
+// unmatched says why nothing serves a flow.
+func (s *Serving) unmatched(f *routing.Facts) string {
+	detail := "no route matches, no edr_auth names the dataset, and there is no edr_proxy for its source address"
+	misses := s.table.Misses(f)
+	if misses != "" {
+		detail += ": " + misses
+	}
+	return detail
 }
 
 func unserved(detail string) *refusal {

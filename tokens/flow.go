@@ -99,7 +99,7 @@ type Flow struct {
 	Labels      []string        `json:"labels,omitempty"`
 
 	Endpoint string  `json:"endpoint,omitempty"` // the URL that the EDR named
-	Route    string  `json:"route,omitempty"`    // the configured route that serves the dataset
+	Route    string  `json:"route,omitempty"`    // the configured route that serves the flow
 	Source   *sealed `json:"source,omitempty"`   // the classic source address
 
 	StartMessage string    `json:"start_message,omitempty"` // message id of the start, kept for life

@@ -97,6 +97,11 @@ type Config struct {
 
 	CacheEntries int // verified tokens remembered; default 65,536
 
+	// Route says what the configuration makes of a flow. It is called with the whole flow when one of its tokens is first
+	// used, and the answer is kept with the token: it must be small, whatever other parties wrote into the flow, and hold
+	// nothing of f. Default: no flow has a route.
+	Route func(f *Flow) Routed
+
 	Observer Observer         // default: none
 	Logger   *slog.Logger     // default: none
 	Now      func() time.Time // default: time.Now
@@ -237,7 +242,7 @@ type StartRequest struct {
 	Metadata    json.RawMessage
 	Labels      []string
 
-	Route    string // name of the configured route that serves the dataset; empty: none
+	Route    string // name of the configured route that serves the flow; empty: none
 	Endpoint string // endpoint of the EDR; empty: Config.PublicURL
 
 	// Async asks for an asynchronous start: the control plane gets the EDR in a report and not in the answer. Only DPS has

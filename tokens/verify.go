@@ -19,10 +19,13 @@ type Site struct {
 	Datasets   map[string]struct{} // dataset ids
 	Routes     map[string]struct{} // names of routes
 	OwnBackend bool                // reaches only the flow's own backend, and so needs no rule
+}
 
-	// RouteOf returns the route that a dataset belongs to now; empty: to none. A flow keeps the name of the route that it
-	// was started with, and that name may stand for other datasets since. Needed where there are Routes.
-	RouteOf func(dataset string) string
+// Routed is what the configuration makes of a flow.
+type Routed struct {
+	Route   string // name of the route that serves it; empty: none
+	Backend any    // what that route's backend comes to for this flow; nil: it has none
+	Err     error  // why that cannot be told, although it has one
 }
 
 // Request is where a token is presented.
@@ -42,6 +45,7 @@ type Access struct {
 	host    string // of the endpoint, lower case, without the scheme's default port
 	port    string // the scheme's default port
 	path    string // of the endpoint, canonical, without a trailing slash
+	routed  Routed // zero unless the flow has the route that it was started with
 
 	once       sync.Once
 	backend    any
@@ -77,8 +81,10 @@ func (a *Access) BPN() string { return a.flow.BPN }
 // TokenID returns the token's jti.
 func (a *Access) TokenID() string { return a.id }
 
-// RouteName returns the configured route that serves the flow; empty if none.
-func (a *Access) RouteName() string { return a.flow.Route }
+// Routed returns what the configuration makes of the flow by the route that it was started with. It is zero if there is
+// none, or if the configuration gives the flow another one by now: that one may lead to what the consumer has no agreement
+// for.
+func (a *Access) Routed() Routed { return a.routed }
 
 // EndpointPath returns the canonical path of the endpoint that the EDR named, without a trailing slash: what lies
 // below it is the backend's business.
@@ -137,7 +143,7 @@ func (s *Service) Verify(ctx context.Context, token string, at Request, site *Si
 	if !a.covers(at) {
 		return nil, &Error{Code: CodeWrongEndpoint, Dialect: a.flow.Dialect, TokenID: a.id}
 	}
-	if !site.serves(a.flow) {
+	if !site.serves(a) {
 		return nil, &Error{Code: CodeWrongDataset, Dialect: a.flow.Dialect, TokenID: a.id}
 	}
 	if !a.live.marked.Load() {
@@ -190,7 +196,8 @@ func (s *Service) admit(ctx context.Context, token string, hash *tokenHash) (*Ac
 		// The id was used again after the tombstone of the flow that the token was issued for had expired.
 		return nil, &Error{Code: CodeFlowUnknown, TokenID: claims.ID}
 	}
-	// Other parties choose how large these are, and nothing here needs them.
+	a.routed = s.route(f)
+	// Other parties choose how large these are, and nothing needs them any more.
 	f.Claims, f.Metadata, f.Labels, f.Messages, f.Proofs, f.Salt = nil, nil, nil, nil, nil, nil
 	err = a.bindEndpoint(f.Endpoint)
 	if err != nil {
@@ -244,18 +251,31 @@ func defaultPort(scheme string) string {
 	return ""
 }
 
+// route asks the configuration for a flow's route, and takes it only if it is the one that the flow was started with: that
+// name may stand for other flows since.
+func (s *Service) route(f *Flow) Routed {
+	if f.Route == "" || s.c.Route == nil {
+		return Routed{}
+	}
+	routed := s.c.Route(f)
+	if routed.Route != f.Route {
+		return Routed{}
+	}
+	return routed
+}
+
 // serves decides by the dataset and route that the flow was created with.
-func (s *Site) serves(f *Flow) bool {
+func (s *Site) serves(a *Access) bool {
 	if s.AnyDataset || s.OwnBackend {
 		return true
 	}
-	if _, ok := s.Datasets[f.Dataset]; ok {
+	if _, ok := s.Datasets[a.flow.Dataset]; ok {
 		return true
 	}
-	if f.Route == "" || s.RouteOf == nil || s.RouteOf(f.Dataset) != f.Route {
+	if a.routed.Route == "" {
 		return false
 	}
-	_, ok := s.Routes[f.Route]
+	_, ok := s.Routes[a.routed.Route]
 	return ok
 }
 

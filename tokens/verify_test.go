@@ -69,10 +69,19 @@ func TestAccessTokenForAnotherJOSELibrary(t *testing.T) {
 
 func TestVerifyByEndpointAndDataset(t *testing.T) {
 	x := newFixture(t)
+	x.c.Route = func(f *Flow) Routed {
+		if f.Dataset == "asset-2" {
+			return Routed{Route: "assets"}
+		}
+		return Routed{Route: "others"} // given to another route since
+	}
 	edr := x.start(dpsStart("flow-1"))
 	request := dpsStart("flow-2")
 	request.Terms.Dataset, request.Route = "asset-2", "assets"
 	routed := x.start(request)
+	request = dpsStart("flow-3")
+	request.Terms.Dataset, request.Route = "asset-3", "assets"
+	moved := x.start(request)
 	set := func(names ...string) map[string]struct{} {
 		m := map[string]struct{}{}
 		for _, n := range names {
@@ -81,9 +90,6 @@ func TestVerifyByEndpointAndDataset(t *testing.T) {
 		return m
 	}
 	at := func(host, path string) Request { return Request{Host: host, Path: path} }
-	route := func(is string, names ...string) *Site {
-		return &Site{Routes: set(names...), RouteOf: func(string) string { return is }}
-	}
 	ok := at("data.provider.example", "/public/x")
 	for name, c := range map[string]struct {
 		token Secret
@@ -95,12 +101,10 @@ func TestVerifyByEndpointAndDataset(t *testing.T) {
 		"one of the datasets":      {edr.AccessToken, ok, &Site{Datasets: set("asset-2", "asset-1")}, ""},
 		"another dataset":          {edr.AccessToken, ok, &Site{Datasets: set("asset-2")}, CodeWrongDataset},
 		"no rule":                  {edr.AccessToken, ok, &Site{}, CodeWrongDataset},
-		"the route":                {routed.AccessToken, ok, route("assets", "assets"), ""},
-		"another route":            {routed.AccessToken, ok, route("assets", "others"), CodeWrongDataset},
-		"a route given to others":  {routed.AccessToken, ok, route("", "assets"), CodeWrongDataset},
-		"a dataset of another now": {routed.AccessToken, ok, route("others", "assets", "others"), CodeWrongDataset},
-		"routes without a table":   {routed.AccessToken, ok, &Site{Routes: set("assets")}, CodeWrongDataset},
-		"a flow without a route":   {edr.AccessToken, ok, route("", ""), CodeWrongDataset},
+		"the route":                {routed.AccessToken, ok, &Site{Routes: set("assets")}, ""},
+		"another route":            {routed.AccessToken, ok, &Site{Routes: set("others")}, CodeWrongDataset},
+		"a flow of another now":    {moved.AccessToken, ok, &Site{Routes: set("assets", "others")}, CodeWrongDataset},
+		"a flow without a route":   {edr.AccessToken, ok, &Site{Routes: set("assets", "others", "")}, CodeWrongDataset},
 		"any dataset":              {edr.AccessToken, ok, anySite, ""},
 		"the flow's backend":       {edr.AccessToken, ok, &Site{OwnBackend: true}, ""},
 		"the endpoint itself":      {edr.AccessToken, at("data.provider.example", "/public"), anySite, ""},
@@ -390,18 +394,63 @@ func TestVerifyRacingTerminate(t *testing.T) {
 	}
 }
 
-func TestVerifyAllocatesLittle(t *testing.T) {
+// TestRouteOfATokenIsAskedForOnce: what other parties wrote into a flow is there when its route is asked for, and is not
+// kept with the token.
+func TestRouteOfATokenIsAskedForOnce(t *testing.T) {
 	x := newFixture(t)
-	edr := x.start(dpsStart("flow-1"))
-	token := edr.AccessToken.Reveal()
-	ctx := context.Background()
-	n := testing.AllocsPerRun(100, func() {
-		_, err := x.Verify(ctx, token, atEndpoint, anySite)
+	asked := 0
+	failure := errors.New("no backend")
+	x.c.Route = func(f *Flow) Routed {
+		asked++
+		if f.Labels[0] != "label" || string(f.Metadata) != `{"m":1}` || string(f.Claims) != `{"c":2}` || f.Profile == "" {
+			t.Errorf("asked with %+v", f)
+		}
+		return Routed{Route: "r", Backend: "backend", Err: failure}
+	}
+	request := dpsStart("flow-1")
+	request.Route, request.Labels, request.Metadata, request.Claims = "r", []string{"label"}, []byte(`{"m":1}`), []byte(`{"c":2}`)
+	edr := x.start(request)
+	for range 3 {
+		a, err := x.Verify(context.Background(), edr.AccessToken.Reveal(), atEndpoint, anySite)
 		if err != nil {
 			t.Fatal(err)
 		}
-	})
-	if n > 0 {
-		t.Fatalf("%v allocations for a remembered token", n)
+		if got := a.Routed(); got != (Routed{Route: "r", Backend: "backend", Err: failure}) {
+			t.Errorf("routed %+v", got)
+		}
+		if a.flow.Labels != nil || a.flow.Metadata != nil || a.flow.Claims != nil {
+			t.Errorf("kept %+v", a.flow)
+		}
+	}
+	if asked != 1 {
+		t.Errorf("asked %d times", asked)
+	}
+
+	// A flow that has another route by now has none.
+	request = dpsStart("flow-2")
+	request.Route, request.Labels, request.Metadata, request.Claims = "before", []string{"label"}, []byte(`{"m":1}`), []byte(`{"c":2}`)
+	a, err := x.Verify(context.Background(), x.start(request).AccessToken.Reveal(), atEndpoint, anySite)
+	if err != nil || a.Routed() != (Routed{}) {
+		t.Errorf("routed %+v, %v", a.Routed(), err)
+	}
+}
+
+func TestVerifyAllocatesLittle(t *testing.T) {
+	x := newFixture(t)
+	x.c.Route = func(f *Flow) Routed { return Routed{Route: f.Route} }
+	request := dpsStart("flow-1")
+	request.Route = "r"
+	token := x.start(request).AccessToken.Reveal()
+	ctx := context.Background()
+	for name, site := range map[string]*Site{"any": anySite, "route": {Routes: map[string]struct{}{"r": {}}}} {
+		n := testing.AllocsPerRun(100, func() {
+			_, err := x.Verify(ctx, token, atEndpoint, site)
+			if err != nil {
+				t.Fatal(err)
+			}
+		})
+		if n > 0 {
+			t.Fatalf("%s: %v allocations for a remembered token", name, n)
+		}
 	}
 }
