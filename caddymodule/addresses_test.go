@@ -60,13 +60,22 @@ func FuzzRenewalPath(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
+	owner, book := &participant{address: a}, newAddressBook("/token")
+	err = book.add(owner)
+	if err != nil {
+		f.Fatal(err)
+	}
 	for _, seed := range []string{"/token", "/public/token/", "/x/../token", "/%74oken", "//token", "/token;v=1", "/\x00"} {
 		f.Add(seed, "data.example")
 	}
 	f.Fuzz(func(t *testing.T, path, host string) {
 		r := httptest.NewRequest(http.MethodPost, "/", nil)
 		r.URL.Path, r.Host = path, host
-		if !a.isRenewal(r) {
+		p, ok := book.renewal(r)
+		if !ok {
+			if p != nil {
+				t.Error("an owner of what is no renewal")
+			}
 			return
 		}
 		// Whatever is taken for a renewal is one to the handlers of the data path as well, and to nobody an encoding of
@@ -74,6 +83,9 @@ func FuzzRenewalPath(f *testing.F) {
 		current, ok := plainPath(r.URL)
 		if !ok || current != "/token" && current != "/public/token" {
 			t.Errorf("%q is taken for a renewal", path)
+		}
+		if (p == owner) != (current == "/public/token" && foldHost(host) == "data.example") {
+			t.Errorf("%q at %q is that of %v", path, host, p)
 		}
 	})
 }

@@ -23,7 +23,7 @@ type SignalingOAuth2 struct {
 	// read when the first token comes, and again every 5 minutes or for a key that it does not have. Required.
 	JWKS string `json:"jwks,omitempty"`
 
-	// Audience are the names of this data plane of which one must be in a token's aud. Default: the app's did.
+	// Audience are the names of this data plane of which one must be in a token's aud. Default: the participant's did.
 	Audience []string `json:"audience,omitempty"`
 
 	// Subjects are the ids of the control plane of which one must be the sub. Required.
@@ -52,7 +52,7 @@ func (o *SignalingOAuth2) check() error {
 }
 
 // issuer builds what checks the tokens. Nothing is fetched yet: the issuer need not be up when Caddy starts.
-func (h *Signaling) issuer(o *SignalingOAuth2, replacer *caddy.Replacer) (*signaling.Issuer, error) {
+func (h *Signaling) issuer(o *SignalingOAuth2, p *participant, replacer *caddy.Replacer) (*signaling.Issuer, error) {
 	replaced, err := o.replaced(replacer)
 	if err != nil {
 		return nil, err
@@ -76,11 +76,11 @@ func (h *Signaling) issuer(o *SignalingOAuth2, replacer *caddy.Replacer) (*signa
 	h.keySets = append(h.keySets, set)
 	audience := replaced.Audience
 	if len(audience) == 0 {
-		audience = []string{h.participant.DID}
+		audience = []string{p.DID}
 	}
 	return signaling.NewIssuer(signaling.IssuerConfig{
 		Issuer: replaced.Issuer, Keys: set, Audience: audience, Subjects: replaced.Subjects,
-		ClockSkew: time.Duration(h.participant.app.ClockSkew), Now: time.Now,
+		ClockSkew: time.Duration(h.app.ClockSkew), Now: time.Now,
 	})
 }
 
