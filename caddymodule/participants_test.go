@@ -2,20 +2,14 @@ package caddymodule
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"io"
-	"maps"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
-	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/edrgate/edrgate/internal/testkit"
 )
@@ -280,96 +274,6 @@ func TestAddressesOfParticipants(t *testing.T) {
 	}
 }
 
-func TestParticipantSettings(t *testing.T) {
-	g := newLiveGateway(t)
-	change := func(name string, edits object) func(app, servers object) {
-		return func(app, _ object) {
-			of := app
-			if name != "" {
-				of = app["participants"].(object)[name].(object)
-			}
-			maps.Copy(of, edits)
-		}
-	}
-	register := func(id string) object {
-		return object{"control_planes": []object{{"name": "cp", "register": []object{{
-			"protocol": "dps", "url": "http://127.0.0.1:1/dataplanes", "signaling_url": "http://10.0.0.5:8181", "id": id,
-		}}}}}
-	}
-	auth := func(ways ...object) func(app, servers object) {
-		return func(_, servers object) {
-			servers["signaling"] = g.site("signaling", object{"handler": "edr_signaling", "auth": ways})
-		}
-	}
-	onlyNamed := func(app, _ object) {
-		for _, option := range []string{"did", "signing_keys", "public_url"} {
-			delete(app, option)
-		}
-	}
-	issuer := func(participant, audience string) object {
-		return object{"participant": participant, "oauth2": object{
-			"issuer": "https://login.example", "jwks": "https://login.example/jwks", "subjects": []string{"cp"}, "audience": []string{audience},
-		}}
-	}
-	for name, tt := range map[string]struct {
-		edit []func(app, servers object)
-		want string
-	}{
-		"no did":     {[]func(app, servers object){change("acme", object{"did": ""})}, "participant acme: did is required"},
-		"nothing":    {[]func(app, servers object){func(app, _ object) { app["participants"].(object)["acme"] = nil }}, "participant acme: did is required"},
-		"no key":     {[]func(app, servers object){change("bolt", object{"signing_keys": nil})}, "participant bolt: signing_key is required"},
-		"no own did": {[]func(app, servers object){change("", object{"did": ""})}, "participant default, outside of the participant blocks: did is required"},
-		"name":       {[]func(app, servers object){func(app, _ object) { app["participants"] = object{"a/b": object{}} }}, `participant "a/b"`},
-		"name of a path": {[]func(app, servers object){func(app, _ object) {
-			app["participants"].(object)["v1"] = app["participants"].(object)["acme"]
-			delete(app["participants"].(object), "acme")
-		}}, "the name has a meaning of its own in paths"},
-		"name twice":          {[]func(app, servers object){change("", object{"participant": "acme"})}, "participant acme is defined twice"},
-		"did twice":           {[]func(app, servers object){change("acme", object{"did": "did:web:provider.example"})}, "participants default and acme have the same did"},
-		"public_url twice":    {[]func(app, servers object){change("bolt", object{"public_url": "https://DATA.example:443/acme/"})}, "participants acme and bolt both renew tokens at data.example/acme/token"},
-		"route's public_url":  {[]func(app, servers object){change("bolt", object{"routes": object{"r": object{"datasets": []string{"a"}, "public_url": "https://data.example"}}})}, "participants default and bolt both renew tokens at data.example/token"},
-		"registration twice":  {[]func(app, servers object){change("acme", register("gateway")), change("bolt", register("gateway"))}, "participants acme and bolt register under the id gateway"},
-		"named signaling url": {[]func(app, servers object){change("acme", object{"control_planes": []object{{"name": "cp", "register": []object{{"protocol": "dps", "url": "http://127.0.0.1:1/", "signaling_url": "http://10.0.0.5/acme"}}}}})}, "leave out what is appended, /acme/dataflows"},
-		"unknown field":       {[]func(app, servers object){change("acme", object{"token_ttl": "5m"})}, "token_ttl"},
-		"unknown participant": {[]func(app, servers object){auth(object{"participant": "coyote", "insecure": true})}, "there is no participant coyote"},
-		"plane of another": {
-			[]func(app, servers object){change("acme", object{"control_planes": []object{{"name": "cp"}}}), auth(object{"participant": "bolt", "control_plane": "cp", "insecure": true})},
-			"participant bolt: there is no control_plane cp",
-		},
-		"whose control plane": {[]func(app, servers object){onlyNamed, auth(object{"insecure": true})}, "auth: it is not said which participant is meant: write `participant <name>` with one of acme, bolt"},
-		"whose data":          {[]func(app, servers object){onlyNamed, auth(object{"participant": "acme", "insecure": true})}, "edr_auth: it is not said which participant is meant"},
-		"one token for two":   {[]func(app, servers object){auth(issuer("acme", "gateway"), issuer("bolt", "gateway"))}, "oauth2: a token of https://login.example would be good for participants acme and bolt"},
-		"tokens of each":      {[]func(app, servers object){auth(issuer("acme", "acme"), issuer("bolt", "bolt"))}, ""},
-		"all is well":         {nil, ""},
-	} {
-		t.Run(name, func(t *testing.T) {
-			app, servers := g.tenantsApp(), g.tenantsServers()
-			for _, edit := range tt.edit {
-				edit(app, servers)
-			}
-			var config *caddy.Config
-			err := json.Unmarshal(g.config(app, servers), &config)
-			if err != nil {
-				t.Fatal(err)
-			}
-			err = caddy.Validate(config)
-			if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
-				t.Errorf("got %v, want %q", err, tt.want)
-			}
-		})
-	}
-	// What only all sites show names the participant too.
-	app, servers := g.tenantsApp(), g.tenantsServers()
-	servers["data"] = g.site("data", object{"handler": "edr_refresh", "participant": "acme"})
-	err := caddy.Load(g.config(app, servers), true)
-	if err == nil || !strings.Contains(err.Error(), "participant default, outside of the participant blocks: no site has edr_refresh") {
-		t.Errorf("%v", err)
-	}
-	if g.references("store") != 0 {
-		t.Error("the store is held")
-	}
-}
-
 // With one named participant and nothing else, nothing has to say which one is meant.
 func TestOnlyNamedParticipant(t *testing.T) {
 	g := newLiveGateway(t)
@@ -543,153 +447,30 @@ func TestMetricsOfParticipants(t *testing.T) {
 	}
 }
 
-func TestParticipantCaddyfile(t *testing.T) {
-	app := new(App)
-	err := app.UnmarshalCaddyfile(caddyfile.NewTestDispenser(`edrgate {
-		did did:web:one.example
-		participant one
-		participant acme {
-			did did:web:acme.example
-			signing_key acme.pem
-			signing_key old.pem verify
-			refresh_key refresh.key
-			sealing_key sealing.key
-			public_url http://data.acme.example insecure
-			did_map BPNL1 did:web:a
-			control_plane cp {
-				callback http://cp:8083/api/control
-			}
-			route r {
-				dataset a
-				public_url https://r.acme.example
-			}
-		}
-		participant empty {
-		}
-		token_ttl 3m
-	}`))
-	if err != nil {
-		t.Fatal(err)
+// The participant outside of the blocks gets a block under its name, and keeps its flows.
+func TestParticipantGetsABlock(t *testing.T) {
+	g := newLiveGateway(t)
+	g.load(g.app(), g.servers())
+	c := newConsumer(t)
+	e := g.start("flow-1", c)
+	own := g.app()
+	block := object{}
+	for _, option := range []string{"did", "signing_keys", "public_url"} {
+		block[option] = own[option]
+		delete(own, option)
 	}
-	want := map[string]*ParticipantSettings{
-		"empty": {},
-		"acme": {
-			DID: "did:web:acme.example", SigningKeys: []SigningKey{{File: "acme.pem"}, {File: "old.pem", State: "verify"}},
-			RefreshKeys: []string{"refresh.key"}, SealingKeys: []string{"sealing.key"},
-			PublicURL: "http://data.acme.example", InsecurePublicURL: true, DIDMap: map[string]string{"BPNL1": "did:web:a"},
-			ControlPlanes: []ControlPlane{{Name: "cp", Callback: "http://cp:8083/api/control"}},
-			Routes:        map[string]*Route{"r": {Datasets: []string{"a"}, PublicURL: "https://r.acme.example"}},
-		},
+	own["participants"] = object{"default": block}
+	g.load(own, g.servers())
+	if answer := g.get(e.access); answer.status != http.StatusOK {
+		t.Errorf("data: %d %s", answer.status, answer.body)
 	}
-	if !reflect.DeepEqual(app.Participants, want) || app.Participant != "one" || app.DID != "did:web:one.example" || app.TokenTTL == 0 {
-		t.Errorf("%+v", app)
+	if answer := g.renew(e, c.proof(e.access, nil)); answer.status != http.StatusOK {
+		t.Errorf("renewal: %d %s", answer.status, answer.body)
 	}
-	for bad, want := range map[string]string{
-		"participant":                                         "wrong argument count",
-		"participant a b":                                     "wrong argument count",
-		"participant a\nparticipant b":                        "participant is already set to another value",
-		"participant a {\ndid x\n}\nparticipant a {\n}":       "participant a is already defined",
-		"participant a {\ntoken_ttl 5m\n}":                    `unrecognized option "token_ttl" of participant`,
-		"participant a {\nparticipant b\n}":                   `unrecognized option "participant" of participant`,
-		"participant a {\ndid x\ndid y\n}":                    "did is already set to another value",
-		"participant a {\npublic_url https://a insecurely\n}": "only insecure may follow",
-	} {
-		err := new(App).UnmarshalCaddyfile(caddyfile.NewTestDispenser("edrgate {\n" + bad + "\n}"))
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%q: %v", bad, err)
-		}
+	if answer := g.post("/default/dataflows/flow-1/terminate", object{"messageId": "m-1"}); answer.status != http.StatusOK {
+		t.Errorf("terminate: %d %s", answer.status, answer.body)
 	}
-	var refresh Refresh
-	err = refresh.UnmarshalCaddyfile(caddyfile.NewTestDispenser("edr_refresh {\nparticipant acme\n}"))
-	if err != nil || refresh.Participant != "acme" {
-		t.Errorf("%v, %+v", err, refresh)
+	if answer := g.get(e.access); answer.status != http.StatusUnauthorized {
+		t.Errorf("after its end: %d %s", answer.status, answer.body)
 	}
-	for _, bad := range []string{"edr_refresh acme", "edr_refresh {\npath /x\n}", "edr_refresh {\nparticipant\n}"} {
-		err := new(Refresh).UnmarshalCaddyfile(caddyfile.NewTestDispenser(bad))
-		if err == nil {
-			t.Errorf("%q is taken", bad)
-		}
-	}
-	var auth Auth
-	err = auth.UnmarshalCaddyfile(caddyfile.NewTestDispenser("edr_auth {\nany_dataset\nparticipant acme\n}"))
-	if err != nil || auth.Participant != "acme" {
-		t.Errorf("%v, %+v", err, auth)
-	}
-	var in Signaling
-	err = in.UnmarshalCaddyfile(caddyfile.NewTestDispenser("edr_signaling {\nauth bearer {env.X} {\nparticipant acme\ncontrol_plane cp\n}\n}"))
-	if err != nil || !reflect.DeepEqual(in.Auth, []SignalingAuth{{Participant: "acme", ControlPlane: "cp", Bearer: "{env.X}"}}) {
-		t.Errorf("%v, %+v", err, in.Auth)
-	}
-}
-
-// An address decides before the current path does: one that was stripped of its prefix is still that of who it was sent to.
-func TestAddressBook(t *testing.T) {
-	book := newAddressBook("/token")
-	owners := map[string]*participant{}
-	for name, public := range map[string][]string{
-		"outer": {"https://data.example", "https://data.example/special"},
-		"inner": {"https://data.example/inner"}, "deep": {"https://data.example/inner/deep"}, "host": {"https://host.example/inner"},
-	} {
-		a, err := newAddresses(public[0], "/token", false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, more := range public[1:] {
-			_, err = a.add(more)
-			if err != nil {
-				t.Fatal(err)
-			}
-		}
-		owners[name] = &participant{name: name, address: a}
-		err = book.add(owners[name])
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, tt := range []struct {
-		sent, current string // URL as sent, and the path that handlers before left
-		owner         string
-		renewal       bool
-	}{
-		{"http://data.example/token", "", "outer", true},
-		{"http://data.example/special/token/", "", "outer", true},
-		{"http://data.example/inner/token", "", "inner", true},
-		{"http://data.example/inner/token", "/token", "inner", true},
-		{"http://data.example/inner//token", "", "inner", true},
-		{"http://data.example/inner/deep/token", "/deep/token", "deep", true},
-		{"http://data.example/inner/deep/token", "/token", "deep", true},
-		{"http://host.example:443/inner/token", "", "host", true},
-		{"http://host.example/token", "", "", true},
-		{"http://data.example/other/token", "/token", "", true},
-		{"http://data.example/other/token", "", "", false},
-		{"http://data.example/inner/tokens", "", "", false},
-		{"http://data.example/Inner/token", "", "", false},
-	} {
-		r := httptest.NewRequest(http.MethodPost, tt.sent, nil)
-		if tt.current != "" {
-			r = withOriginal(r, tt.current)
-		}
-		p, ok := book.renewal(r)
-		if ok != tt.renewal || p != owners[tt.owner] {
-			t.Errorf("%s as %q: %v, %v", tt.sent, tt.current, p, ok)
-		}
-	}
-	twice, err := newAddresses("https://data.example/inner/", "/token", false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = book.add(&participant{name: "twice", address: twice})
-	if err == nil {
-		t.Error("one address of two participants")
-	}
-}
-
-// withOriginal is the request as handlers see it after its path was rewritten.
-func withOriginal(r *http.Request, current string) *http.Request {
-	original := *r
-	u := *r.URL
-	original.URL = &u
-	r = r.WithContext(context.WithValue(r.Context(), caddyhttp.OriginalRequestCtxKey, original))
-	r.URL.Path = current
-	return r
 }
