@@ -132,6 +132,29 @@ func TestEndingsStayWithTheirParticipant(t *testing.T) {
 	}
 }
 
+// Control planes of one name register with their own participant.
+func TestControlPlanesOfOneNameAreApart(t *testing.T) {
+	x := newFixture(t)
+	second := x.other(func(c *Config) { c.Participant, c.DID = "second", "did:web:second.example" })
+	ctx := context.Background()
+	err := x.PutControlPlane(ctx, controlPlane, ControlPlane{ID: "edc", Endpoint: "http://first.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	known, err := second.DeleteControlPlane(ctx, controlPlane, "edc")
+	if err != nil || known {
+		t.Errorf("the first one's is known to the second: %v, %v", known, err)
+	}
+	endpoint, err := second.registeredEndpoint(ctx, string(controlPlane))
+	if err != nil || endpoint != "" {
+		t.Errorf("the second one's: %q, %v", endpoint, err)
+	}
+	endpoint, err = x.registeredEndpoint(ctx, string(controlPlane))
+	if err != nil || endpoint != "http://first.example" {
+		t.Errorf("the first one's: %q, %v", endpoint, err)
+	}
+}
+
 // Each participant counts its own flows.
 func TestCountsAreOfOneParticipant(t *testing.T) {
 	x := newFixture(t)
