@@ -93,6 +93,7 @@ type App struct {
 	client       *controlplane.Client
 	participants []*participant // in the order of names, the app's own first
 	book         *addressBook
+	issuers      []issuerOf // of all sites, as they are provisioned
 
 	mu      sync.Mutex // guards what follows
 	held    string     // key of the reference to the pool; empty: none

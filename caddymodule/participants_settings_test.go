@@ -69,9 +69,12 @@ func TestParticipantSettings(t *testing.T) {
 		},
 		"whose control plane": {[]func(app, servers object){onlyNamed, auth(object{"insecure": true})}, "auth: it is not said which participant is meant: write `participant <name>` with one of acme, bolt"},
 		"whose data":          {[]func(app, servers object){onlyNamed, auth(object{"participant": "acme", "insecure": true})}, "edr_auth: it is not said which participant is meant"},
-		"one token for two":   {[]func(app, servers object){auth(issuer("acme", "gateway"), issuer("bolt", "gateway"))}, "oauth2: a token of https://login.example would be good for participants acme and bolt"},
-		"tokens of each":      {[]func(app, servers object){auth(issuer("acme", "acme"), issuer("bolt", "bolt"))}, ""},
-		"all is well":         {nil, ""},
+		"one token for two":   {[]func(app, servers object){auth(issuer("acme", "gateway"), issuer("bolt", "gateway"))}, "participant bolt: oauth2: a token of https://login.example would be good for participant acme too"},
+		"one token for two, at two sites": {[]func(app, servers object){auth(issuer("acme", "gateway")), func(_, servers object) {
+			servers["more"] = g.site("more", object{"handler": "edr_signaling", "auth": []object{issuer("bolt", "gateway")}})
+		}}, "would be good for participant"},
+		"tokens of each": {[]func(app, servers object){auth(issuer("acme", "acme"), issuer("bolt", "bolt"))}, ""},
+		"all is well":    {nil, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			app, servers := g.tenantsApp(), g.tenantsServers()
@@ -177,5 +180,15 @@ func TestParticipantCaddyfile(t *testing.T) {
 	err = in.UnmarshalCaddyfile(caddyfile.NewTestDispenser("edr_signaling {\nauth bearer {env.X} {\nparticipant acme\ncontrol_plane cp\n}\n}"))
 	if err != nil || !reflect.DeepEqual(in.Auth, []SignalingAuth{{Participant: "acme", ControlPlane: "cp", Bearer: "{env.X}"}}) {
 		t.Errorf("%v, %+v", err, in.Auth)
+	}
+}
+
+// Many participants remember no more tokens than one does, and each has room for some.
+func TestRoomForTokensIsDivided(t *testing.T) {
+	for participants, want := range map[int]int{1: 65536, 4: 16384, 1000: 4096} {
+		app := &App{participants: make([]*participant, participants), UnacknowledgedTTL: new(caddy.Duration)}
+		if got := app.tokenConfig().CacheEntries; got != want {
+			t.Errorf("%d participants: %d", participants, got)
+		}
 	}
 }

@@ -73,38 +73,18 @@ func (h *Signaling) access(replacer *caddy.Replacer) (map[*participant]signaling
 	if slices.ContainsFunc(ways, func(way SignalingAuth) bool { return way.inClear() }) {
 		h.logger.Warn("a bearer token of edr_signaling is part of the configuration, which the admin API shows: use a placeholder or its sha256")
 	}
-	err := h.checkIssuers(rules)
-	if err != nil {
-		return nil, err
-	}
 	access := map[*participant]signaling.Access{}
 	for _, p := range h.app.participants { // in their order, so that a config with two faults always names the same one
 		if len(rules[p]) == 0 {
 			continue
 		}
-		access[p], err = signaling.NewAccessList(rules[p])
+		list, err := signaling.NewAccessList(rules[p])
 		if err != nil {
 			return nil, p.fault(err)
 		}
+		access[p] = list
 	}
 	return access, nil
-}
-
-// checkIssuers refuses one token of an authorization server that would be good for two participants: each remembers for
-// itself which tokens were used, so that it could be used again at the other.
-func (h *Signaling) checkIssuers(rules map[*participant][]signaling.Rule) error {
-	for i, one := range h.app.participants {
-		for _, other := range h.app.participants[i+1:] {
-			for _, a := range rules[one] {
-				for _, b := range rules[other] {
-					if a.Issuer != nil && b.Issuer != nil && a.Issuer.TakesTokensOf(b.Issuer) {
-						return fmt.Errorf("oauth2: a token of %s would be good for participants %s and %s: let their audiences differ", a.Issuer.Name(), one.name, other.name)
-					}
-				}
-			}
-		}
-	}
-	return nil
 }
 
 // controlPlane returns the name of the control plane that a way in stands for.
@@ -158,6 +138,10 @@ func (h *Signaling) rule(w SignalingAuth, p *participant, replacer *caddy.Replac
 	}
 	if w.OAuth2 != nil {
 		issuer, err := h.issuer(w.OAuth2, p, replacer)
+		if err != nil {
+			return rule, fmt.Errorf("oauth2: %w", err)
+		}
+		err = h.app.addIssuer(p, issuer)
 		if err != nil {
 			return rule, fmt.Errorf("oauth2: %w", err)
 		}

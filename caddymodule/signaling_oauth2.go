@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -82,6 +83,24 @@ func (h *Signaling) issuer(o *SignalingOAuth2, p *participant, replacer *caddy.R
 		Issuer: replaced.Issuer, Keys: set, Audience: audience, Subjects: replaced.Subjects,
 		ClockSkew: time.Duration(h.app.ClockSkew), Now: time.Now,
 	})
+}
+
+// issuerOf is an issuer whose tokens let in a control plane of a participant.
+type issuerOf struct {
+	*signaling.Issuer
+	participant *participant
+}
+
+// addIssuer refuses an issuer of which one token would be good for two participants, whatever the site: each remembers for
+// itself which tokens were used, so that it could be used again at the other.
+func (a *App) addIssuer(p *participant, issuer *signaling.Issuer) error {
+	for _, other := range a.issuers {
+		if other.participant != p && other.TakesTokensOf(issuer) {
+			return fmt.Errorf("a token of %s would be good for participant %s too: let their audiences differ", issuer.Name(), other.participant.name)
+		}
+	}
+	a.issuers = append(a.issuers, issuerOf{issuer, p})
+	return nil
 }
 
 // replaced returns the settings with the values of their placeholders.
