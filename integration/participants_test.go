@@ -185,7 +185,7 @@ func TestParticipantIsAddedByAReload(t *testing.T) {
 	all := g.config
 	gauges := func() []string {
 		var values []string
-		for _, metric := range g.scrape()["edrgate_callbacks_owed"].GetMetric() {
+		for _, metric := range g.scrape()["edrgate_flows_orphaned"].GetMetric() {
 			for _, label := range metric.GetLabel() {
 				values = append(values, label.GetValue())
 			}
