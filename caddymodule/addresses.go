@@ -14,7 +14,7 @@ import (
 	"github.com/edrgate/edrgate/internal/canonical"
 )
 
-// addresses are the outside addresses of the gateway, the only source of what EDRs say. They are configured, never
+// addresses are the outside addresses of a participant, the only source of what EDRs say. They are configured, never
 // taken from a request: whoever could choose the Host header could otherwise have EDRs name his own host.
 type addresses struct {
 	public      string // as written into EDRs
@@ -73,35 +73,65 @@ func (a *addresses) add(public string) (string, error) {
 	return u.Scheme + "://" + strings.ToLower(u.Host) + path, nil
 }
 
-// isRenewal reports whether a request is one to the refresh endpoint: by its current path, so that prefixes may be
-// stripped before, or by the address it was sent to, so that they need not be.
-func (a *addresses) isRenewal(r *http.Request) bool { return a.matches(r, a.refreshPath, a.renewals) }
-
-// isKeySet is isRenewal for the key set, which lies beside the refresh endpoint.
-func (a *addresses) isKeySet(r *http.Request) bool {
-	return a.matches(r, keySetPath(a.refreshPath), a.keySets)
-}
-
 func keySetPath(refreshPath string) string {
 	return refreshPath[:strings.LastIndexByte(refreshPath, '/')] + "/jwks.json"
 }
 
-func (a *addresses) matches(r *http.Request, path string, outside map[hostPath]struct{}) bool {
-	current, ok := plainPath(r.URL)
-	if ok && current == path {
-		return true
+// addressBook tells whose renewals and key sets are at which address.
+type addressBook struct {
+	refreshPath       string
+	renewals, keySets map[hostPath]*participant
+}
+
+func newAddressBook(refreshPath string) *addressBook {
+	return &addressBook{refreshPath: refreshPath, renewals: map[hostPath]*participant{}, keySets: map[hostPath]*participant{}}
+}
+
+// add enters the addresses of a participant. Those of no two may be the same; that one lies below the other's does no harm,
+// since whole addresses are compared.
+func (b *addressBook) add(p *participant) error {
+	for at := range p.address.renewals {
+		other := b.renewals[at]
+		if other != nil {
+			return fmt.Errorf("participants %s and %s both renew tokens at %s: give each a public_url of its own, of a route too", other.name, p.name, at.host+at.path)
+		}
+		b.renewals[at] = p
 	}
+	for at := range p.address.keySets {
+		b.keySets[at] = p
+	}
+	return nil
+}
+
+// renewal reports whether a request is one to a refresh endpoint, and whose: that of the address it was sent to. A request
+// that is one only by its current path, as a prefix was stripped before it came here, is nobody's in particular.
+func (b *addressBook) renewal(r *http.Request) (*participant, bool) {
+	return find(r, b.refreshPath, b.renewals)
+}
+
+// keySet is renewal for the key set, which lies beside the refresh endpoint.
+func (b *addressBook) keySet(r *http.Request) (*participant, bool) {
+	return find(r, keySetPath(b.refreshPath), b.keySets)
+}
+
+func find(r *http.Request, path string, outside map[hostPath]*participant) (*participant, bool) {
 	sent := r.URL
 	original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request) // its Host is not set
 	if ok && original.URL != nil {
 		sent = original.URL
 	}
 	asSent, ok := plainPath(sent)
-	if !ok {
-		return false
+	if ok {
+		p, found := outside[hostPath{foldHost(r.Host), asSent}]
+		if found {
+			return p, true
+		}
 	}
-	_, found := outside[hostPath{foldHost(r.Host), asSent}]
-	return found
+	current := asSent
+	if sent.Path != r.URL.Path || sent.RawPath != r.URL.RawPath {
+		current, ok = plainPath(r.URL)
+	}
+	return nil, ok && current == path
 }
 
 // plainPath returns the canonical path without a trailing slash; false if there is none. Empty segments are left out: a

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 func contextWithLocalAddr(r *http.Request, local net.Addr) context.Context {
@@ -60,13 +62,22 @@ func FuzzRenewalPath(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
+	owner, book := &participant{address: a}, newAddressBook("/token")
+	err = book.add(owner)
+	if err != nil {
+		f.Fatal(err)
+	}
 	for _, seed := range []string{"/token", "/public/token/", "/x/../token", "/%74oken", "//token", "/token;v=1", "/\x00"} {
 		f.Add(seed, "data.example")
 	}
 	f.Fuzz(func(t *testing.T, path, host string) {
 		r := httptest.NewRequest(http.MethodPost, "/", nil)
 		r.URL.Path, r.Host = path, host
-		if !a.isRenewal(r) {
+		p, ok := book.renewal(r)
+		if !ok {
+			if p != nil {
+				t.Error("an owner of what is no renewal")
+			}
 			return
 		}
 		// Whatever is taken for a renewal is one to the handlers of the data path as well, and to nobody an encoding of
@@ -75,5 +86,80 @@ func FuzzRenewalPath(f *testing.F) {
 		if !ok || current != "/token" && current != "/public/token" {
 			t.Errorf("%q is taken for a renewal", path)
 		}
+		if (p == owner) != (current == "/public/token" && foldHost(host) == "data.example") {
+			t.Errorf("%q at %q is that of %v", path, host, p)
+		}
 	})
+}
+
+// An address decides before the current path does: one that was stripped of its prefix is still that of who it was sent to.
+func TestAddressBook(t *testing.T) {
+	book := newAddressBook("/token")
+	owners := map[string]*participant{}
+	for name, public := range map[string][]string{
+		"outer": {"https://data.example", "https://data.example/special"},
+		"inner": {"https://data.example/inner"}, "deep": {"https://data.example/inner/deep"}, "host": {"https://host.example/inner"},
+	} {
+		a, err := newAddresses(public[0], "/token", false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, more := range public[1:] {
+			_, err = a.add(more)
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		owners[name] = &participant{name: name, address: a}
+		err = book.add(owners[name])
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct {
+		sent, current string // URL as sent, and the path that handlers before left
+		owner         string
+		renewal       bool
+	}{
+		{"http://data.example/token", "", "outer", true},
+		{"http://data.example/special/token/", "", "outer", true},
+		{"http://data.example/inner/token", "", "inner", true},
+		{"http://data.example/inner/token", "/token", "inner", true},
+		{"http://data.example/inner//token", "", "inner", true},
+		{"http://data.example/inner/deep/token", "/deep/token", "deep", true},
+		{"http://data.example/inner/deep/token", "/token", "deep", true},
+		{"http://host.example:443/inner/token", "", "host", true},
+		{"http://host.example/token", "", "", true},
+		{"http://data.example/other/token", "/token", "", true},
+		{"http://data.example/other/token", "", "", false},
+		{"http://data.example/inner/tokens", "", "", false},
+		{"http://data.example/Inner/token", "", "", false},
+	} {
+		r := httptest.NewRequest(http.MethodPost, tt.sent, nil)
+		if tt.current != "" {
+			r = withOriginal(r, tt.current)
+		}
+		p, ok := book.renewal(r)
+		if ok != tt.renewal || p != owners[tt.owner] {
+			t.Errorf("%s as %q: %v, %v", tt.sent, tt.current, p, ok)
+		}
+	}
+	twice, err := newAddresses("https://data.example/inner/", "/token", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = book.add(&participant{name: "twice", address: twice})
+	if err == nil {
+		t.Error("one address of two participants")
+	}
+}
+
+// withOriginal is the request as handlers see it after its path was rewritten.
+func withOriginal(r *http.Request, current string) *http.Request {
+	original := *r
+	u := *r.URL
+	original.URL = &u
+	r = r.WithContext(context.WithValue(r.Context(), caddyhttp.OriginalRequestCtxKey, original))
+	r.URL.Path = current
+	return r
 }

@@ -29,6 +29,9 @@ func init() {
 //	POST /edrgate/flows/{id}/revoke  ends a flow for ever; optional body {"reason": "...", "quiet": true}
 //	GET  /edrgate/keys               the signing keys, and how many flows need each secret key
 //
+// The query parameter participant says whose flows and keys are meant: ids of flows are unique with one participant only.
+// Default: the only one, or of several the app's own.
+//
 // No answer holds a token, a credential, a property of a source address, or the query of a URL.
 //
 // Caddy makes the module before the apps are loaded, once for each admin endpoint, and never cleans it up: it has no
@@ -60,11 +63,34 @@ func (a adminAPI) Routes() []caddy.AdminRoute {
 // reload fails, Caddy goes on with the old config but with the admin endpoint of the new one, and an operator must be
 // able to revoke a flow just then.
 func (adminAPI) serve(w http.ResponseWriter, r *http.Request) error {
-	running, err := configuredParticipant(caddy.ActiveContext(), "")
+	running, err := configuredApp(caddy.ActiveContext())
 	if err != nil {
 		return adminError(http.StatusNotFound, errors.New("the edrgate app is not configured"))
 	}
-	return (&operator{participant: running}).serve(w, r)
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return adminError(http.StatusBadRequest, errors.New("the query is not well encoded"))
+	}
+	p, err := running.participantAsked(query.Get(participantParameter))
+	if err != nil {
+		return err
+	}
+	return (&operator{participant: p}).serve(w, r)
+}
+
+// participantParameter is the query parameter that names a participant.
+const participantParameter = "participant"
+
+// participantAsked returns the participant that an operator means.
+func (a *App) participantAsked(name string) (*participant, error) {
+	p, err := a.findParticipant(name)
+	switch {
+	case errors.Is(err, errWhichParticipant):
+		return nil, adminError(http.StatusBadRequest, fmt.Errorf("there are several participants: say which with %s, one of %s", participantParameter, a.participantNames()))
+	case err != nil:
+		return nil, adminError(http.StatusNotFound, fmt.Errorf("there is no participant %q, only %s", name, a.participantNames()))
+	}
+	return p, nil
 }
 
 // operator is what can be seen and done with one participant.
@@ -158,6 +184,7 @@ type statusView struct {
 	Version         string            `json:"version"`
 	DID             string            `json:"did"`
 	Participant     string            `json:"participant"`
+	Participants    []string          `json:"participants"` // all
 	PublicURL       string            `json:"public_url"`
 	RefreshEndpoint string            `json:"refresh_endpoint"`
 	ControlPlanes   []string          `json:"control_planes"`
@@ -172,6 +199,7 @@ func (o *operator) status(r *http.Request, _ *tokens.Service) (any, error) {
 		Version:         version(),
 		DID:             o.DID,
 		Participant:     o.name,
+		Participants:    o.app.participantList(),
 		PublicURL:       o.address.public,
 		RefreshEndpoint: o.address.public + o.app.RefreshPath,
 		ControlPlanes:   o.controlPlaneNames(),

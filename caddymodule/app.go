@@ -23,17 +23,22 @@ func init() {
 	caddy.RegisterModule(new(App))
 }
 
-// App is the gateway: who it is, its keys, its store, and the rules of its tokens. The handlers edr_signaling,
-// edr_refresh, edr_auth, edr_proxy and edr_health are its doors.
+// App is the gateway: whom it serves, its store, and the rules of its tokens. The handlers edr_signaling, edr_refresh,
+// edr_auth, edr_proxy and edr_health are its doors. It serves one participant context, whose settings are its own, or
+// several, or both; they share the store, the resolver and the rules, and nothing of one opens anything at another.
 //
 // Two running configs whose store is the same share the open store and what is known of the flows' states, so a reload
 // neither closes it nor forgets a suspension.
 type App struct {
-	// Participant is the name of the participant context that flows belong to. It is part of every flow's key, so it
-	// must not change while there are flows. Default: "default".
+	// Participant is the name of the participant context whose settings are the app's own. It is part of every flow's
+	// key, so it must not change while there are flows. Default: "default".
 	Participant string `json:"participant,omitempty"`
 
 	ParticipantSettings
+
+	// Participants are further participant contexts by their names, to which the same applies. If there are any and
+	// nothing is set of the app's own participant, there is no such one. Default: none.
+	Participants map[string]*ParticipantSettings `json:"participants,omitempty"`
 
 	// RefreshPath is the path, below public_url, at which tokens are renewed. Consumers of the classic dialect append
 	// /token to what they are told, so it must end in it where that dialect is served. Default: /token.
@@ -86,7 +91,9 @@ type App struct {
 	opener       StoreOpener
 	observer     *observer
 	client       *controlplane.Client
-	participants []*participant
+	participants []*participant // in the order of names, the app's own first
+	book         *addressBook
+	issuers      []issuerOf // of all sites, as they are provisioned
 
 	mu      sync.Mutex // guards what follows
 	held    string     // key of the reference to the pool; empty: none
@@ -109,12 +116,15 @@ var errCleaned = errors.New("this configuration is no longer in use")
 // very Caddy.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.logger = ctx.Slogger()
-	a.setDefaults()
-	err := a.checkSettings()
+	err := a.listParticipants()
 	if err != nil {
 		return err
 	}
-	a.participants = []*participant{{ParticipantSettings: &a.ParticipantSettings, app: a, name: a.Participant}}
+	a.setDefaults()
+	err = a.checkSettings()
+	if err != nil {
+		return err
+	}
 	err = registerMetrics(ctx.GetMetricsRegistry())
 	if err != nil {
 		return fmt.Errorf("registering metrics: %w", err)
@@ -133,15 +143,11 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	replacer := caddy.NewReplacer()
-	for _, p := range a.participants {
-		err = p.provision(replacer)
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return a.provisionParticipants()
 }
+
+// minCacheEntries is the least number of verified tokens that each of many participants may remember.
+const minCacheEntries = 4096
 
 // tokenConfig is what the token services of all participants have in common.
 func (a *App) tokenConfig() tokens.Config {
@@ -156,6 +162,7 @@ func (a *App) tokenConfig() tokens.Config {
 		ClockSkew:               time.Duration(a.ClockSkew),
 		RevokeOnReuse:           a.ReusePolicy == reuseRevoke,
 		ConflictOnRepeatedStart: a.DuplicateStart == duplicateConflict,
+		CacheEntries:            max(tokens.DefaultCacheEntries/len(a.participants), minCacheEntries),
 	}
 }
 
@@ -192,7 +199,7 @@ func (a *App) open() error {
 	for _, p := range a.participants {
 		err := p.sites.complete(p)
 		if err != nil {
-			return err
+			return p.fault(err)
 		}
 	}
 	eng, err := acquireEngine(a.opener, a.observer, a.logger)
@@ -204,7 +211,7 @@ func (a *App) open() error {
 	for i, p := range a.participants {
 		running[i], err = p.open(eng)
 		if err != nil {
-			return errors.Join(err, a.release())
+			return errors.Join(p.fault(err), a.release())
 		}
 	}
 	a.engine = eng
@@ -234,6 +241,11 @@ func (a *App) Cleanup() error {
 		a.client.Close()
 	}
 	a.closeResolver()
+	for _, p := range a.participants {
+		if p.observer != nil {
+			p.observer.release()
+		}
+	}
 	return a.release()
 }
 

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 
@@ -82,9 +83,9 @@ func (*Auth) CaddyModule() caddy.ModuleInfo {
 
 // Provision takes the app and tells it what is served here.
 func (h *Auth) Provision(ctx caddy.Context) error {
-	p, err := configuredParticipant(ctx, "")
+	p, err := configuredParticipant(ctx, h.Participant)
 	if err != nil {
-		return err
+		return fmt.Errorf("edr_auth: %w", err)
 	}
 	return h.provision(ctx, p)
 }
@@ -156,6 +157,7 @@ func (h *Auth) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.
 //		route <name>...
 //		any_dataset
 //		ignore_source_address
+//		participant <name>
 //		refusal_status rfc6750|tractusx
 //		realm <text>
 //		allow_encoded_slash
@@ -196,6 +198,8 @@ func (h *Auth) unmarshalOption(d *caddyfile.Dispenser) error {
 // unmarshalOption reads one of the options that edr_auth and edr_proxy have in common; false if it is none of them.
 func (o *GateOptions) unmarshalOption(d *caddyfile.Dispenser) (bool, error) {
 	switch d.Val() {
+	case "participant":
+		return true, text(&o.Participant)(d)
 	case "refusal_status":
 		return true, word(&o.RefusalStatus, formRFC6750, formTractusX)(d)
 	case "realm":

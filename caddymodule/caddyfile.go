@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"encoding/json"
+	"maps"
 	"slices"
 	"strings"
 
@@ -89,16 +90,20 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		store <name> {
 //			...
 //		}
+//		participant <name> {
+//			did, signing_key, refresh_key, sealing_key, public_url, did_map, control_plane and route, as above
+//		}
 //	}
 //
-// signing_key, refresh_key, sealing_key, did_map, control_plane and route may be repeated; so may the lists of a resolver, and
-// all of a route but backend and public_url.
+// A participant with a block is another one beside that which is set up outside of the blocks, if there is one; without a
+// block it is the name of that one. signing_key, refresh_key, sealing_key, did_map, control_plane and route may be repeated; so
+// may the lists of a resolver, and all of a route but backend, public_url and async.
 // allow_http without a host, or with *, is for all hosts. Durations must be above 0, but for refresh_ttl. Files and environment
 // variables are read when the config is loaded, not here, so that secrets never are part of it.
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the option's name
 	if d.NextArg() {
-		return d.Errf("%s takes no arguments; the place is kept for named participants", appName)
+		return d.Errf("%s takes no arguments: participants have blocks of their own in it, `participant <name> { … }`", appName)
 	}
 	options := a.options()
 	for d.NextBlock(0) {
@@ -115,9 +120,9 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 }
 
 func (a *App) options() map[string]func(*caddyfile.Dispenser) error {
-	return map[string]func(*caddyfile.Dispenser) error{
-		"did":                       text(&a.DID),
-		"participant":               text(&a.Participant),
+	options := a.ParticipantSettings.options()
+	maps.Copy(options, map[string]func(*caddyfile.Dispenser) error{
+		"participant":               a.parseParticipant,
 		"refresh_path":              text(&a.RefreshPath),
 		"duplicate_start":           word(&a.DuplicateStart, duplicateReplay, duplicateConflict),
 		"reuse_policy":              word(&a.ReusePolicy, reuseRefuse, reuseRevoke),
@@ -128,16 +133,10 @@ func (a *App) options() map[string]func(*caddyfile.Dispenser) error {
 		"unacknowledged_ttl":        a.parseUnacknowledgedTTL,
 		"tombstone_ttl":             positive(&a.TombstoneTTL),
 		"clock_skew":                positive(&a.ClockSkew),
-		"refresh_key":               appendText(&a.RefreshKeys),
-		"sealing_key":               appendText(&a.SealingKeys),
-		"signing_key":               a.parseSigningKey,
-		"public_url":                a.parsePublicURL,
-		"did_map":                   a.parseDIDMap,
-		"control_plane":             a.parseControlPlane,
-		"route":                     a.parseRoute,
 		"resolver":                  a.parseResolver,
 		"store":                     a.parseStore,
-	}
+	})
+	return options
 }
 
 func (s *ParticipantSettings) parseSigningKey(d *caddyfile.Dispenser) error {

@@ -25,6 +25,8 @@ func FuzzGlobalOption(f *testing.F) {
 		"route r {\nlabel a b\nprofile c\nmetadata d.e f 3\nbackend https://b.example/{edr.dataset}\nsecret Authorization {edr.bpn} Bearer\n}",
 		"resolver {\nallow_http localhost:1\nallow_ports 8443\nallow_addresses 10.0.0.0/8 ::1\ncache_ttl 1m\ntimeout 2s\nrelationship none\n}",
 		"store badger {\npath /x\nmin_free 2GiB\nreserve 1MB\n}",
+		"participant a {\ndid did:web:a\nsigning_key a.pem\npublic_url https://a.example insecure\ncontrol_plane cp\nroute r {\ndataset x\n}\n}\nparticipant b {\n}\nparticipant c",
+		"participant {\n}", "participant a {", "participant a {\nstore badger\n}",
 		"store nothing", "did", "did a b", "did {\n}", "route", "}", "{", "\"", "did \"a", "<<X\nX", "# only",
 	} {
 		f.Add(block)

@@ -46,9 +46,10 @@ config file.`,
 	return cmd
 }
 
-// adminFlags say where the admin API is.
+// adminFlags say where the admin API is, and about whom it is asked.
 type adminFlags struct {
 	address, config, adapter string
+	participant              string
 	json                     bool
 }
 
@@ -56,6 +57,7 @@ func (f *adminFlags) register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.address, "address", "", "Address of the admin API, to override the config's")
 	cmd.Flags().StringVarP(&f.config, "config", "c", "", "Configuration file that names the address")
 	cmd.Flags().StringVarP(&f.adapter, "adapter", "a", "", "Name of the config adapter")
+	cmd.Flags().StringVar(&f.participant, "participant", "", "Name of the participant, where there are several; default: the one outside of the participant blocks")
 	cmd.Flags().BoolVar(&f.json, "json", false, "Print the answer as JSON")
 }
 
@@ -64,6 +66,13 @@ func (f *adminFlags) call(method, uri string, body []byte, answer any) error {
 	address, err := caddycmd.DetermineAdminAPIAddress(f.address, nil, f.config, f.adapter)
 	if err != nil {
 		return fmt.Errorf("finding the admin API: %w", err)
+	}
+	if f.participant != "" {
+		separator := "?"
+		if strings.Contains(uri, "?") {
+			separator = "&"
+		}
+		uri += separator + url.Values{participantParameter: {f.participant}}.Encode()
 	}
 	header := http.Header{}
 	if body != nil {

@@ -54,6 +54,10 @@ const (
 
 // GateOptions are the options that edr_auth and edr_proxy have in common.
 type GateOptions struct {
+	// Participant is the name of the participant whose tokens are good here; those of others are refused as strangers'.
+	// Default: the only one, or of several the app's own.
+	Participant string `json:"participant,omitempty"`
+
 	// RefusalStatus is how refusals are numbered: "rfc6750", 401 for a token that is no good and 403 for one that is
 	// but not here; or "tractusx", 403 for all but a missing token, as the Tractus-X data plane answers and its
 	// consumers expect. Default: tractusx for flows of the classic dialect and where no other dialect is enabled,
@@ -117,6 +121,9 @@ type gate struct {
 func newGate(app dataApp, handler string, options GateOptions, site *tokens.Site, logger *zap.Logger) *gate {
 	if options.Realm == "" {
 		options.Realm = defaultRealm
+	}
+	if options.Participant != "" {
+		logger = logger.With(zap.String("participant", options.Participant))
 	}
 	return &gate{
 		handler: handler,

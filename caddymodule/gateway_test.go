@@ -261,12 +261,18 @@ func (g *liveGateway) start(flow string, c *consumer) edr {
 	if answer.status != http.StatusOK {
 		g.t.Fatalf("start: %d %s", answer.status, answer.body)
 	}
+	return g.readEDR(flow, answer.body)
+}
+
+// readEDR reads the answer to a start.
+func (g *liveGateway) readEDR(flow, body string) edr {
+	g.t.Helper()
 	var message struct {
 		DataAddress struct {
 			EndpointProperties []struct{ Name, Value string }
 		}
 	}
-	err := json.Unmarshal([]byte(answer.body), &message)
+	err := json.Unmarshal([]byte(body), &message)
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -280,7 +286,7 @@ func (g *liveGateway) start(flow string, c *consumer) edr {
 		}
 	}
 	if e.access == "" || e.refresh == "" {
-		g.t.Fatalf("no tokens in %s", answer.body)
+		g.t.Fatalf("no tokens in %s", body)
 	}
 	return e
 }

@@ -37,7 +37,7 @@ func series(t *testing.T, registry *prometheus.Registry, name string) map[string
 }
 
 func TestObserver(t *testing.T) {
-	o := newObserver(newCollectors())
+	o := newObserver(newCollectors()).acquire("acme")
 	registry := prometheus.NewPedanticRegistry()
 	for _, c := range o.collectors.all() {
 		registry.MustRegister(c)
@@ -78,29 +78,29 @@ func TestObserver(t *testing.T) {
 		metric, labels string
 		value          float64
 	}{
-		{"edrgate_tokens_issued_total", "short renew", 1},
-		{"edrgate_tokens_issued_total", "long start", 1},
-		{"edrgate_tokens_issued_total", "other other", 1},
-		{"edrgate_renewals_total", "rotated", 1},
-		{"edrgate_renewals_total", "other", 1},
-		{"edrgate_data_requests_total", "edr_auth  admitted", 1},
-		{"edrgate_callbacks_total", "started given_up", 1},
-		{"edrgate_callbacks_total", "other other", 1},
-		{"edrgate_callbacks_owed", "completed", 3},
-		{"edrgate_registrations_total", "registered", 1},
-		{"edrgate_registrations_total", "other", 1},
-		{"edrgate_registrations_missing", "", 2},
-		{"edrgate_data_requests_total", "edr_proxy token_expired refused", 1},
-		{"edrgate_data_requests_total", "edr_auth unavailable unavailable", 1},
-		{"edrgate_data_requests_total", "edr_auth refresh_request misrouted", 1},
-		{"edrgate_data_requests_total", "other other other", 1},
-		{"edrgate_backend_answers_total", "answered", 1},
-		{"edrgate_backend_answers_total", "other", 1},
-		{"edrgate_events_total", "reuse", 1},
+		{"edrgate_tokens_issued_total", "short acme renew", 1},
+		{"edrgate_tokens_issued_total", "long acme start", 1},
+		{"edrgate_tokens_issued_total", "other acme other", 1},
+		{"edrgate_renewals_total", "acme rotated", 1},
+		{"edrgate_renewals_total", "acme other", 1},
+		{"edrgate_data_requests_total", "edr_auth acme  admitted", 1},
+		{"edrgate_callbacks_total", "started acme given_up", 1},
+		{"edrgate_callbacks_total", "other acme other", 1},
+		{"edrgate_callbacks_owed", "completed acme", 3},
+		{"edrgate_registrations_total", "acme registered", 1},
+		{"edrgate_registrations_total", "acme other", 1},
+		{"edrgate_registrations_missing", "acme", 2},
+		{"edrgate_data_requests_total", "edr_proxy acme token_expired refused", 1},
+		{"edrgate_data_requests_total", "edr_auth acme unavailable unavailable", 1},
+		{"edrgate_data_requests_total", "edr_auth acme refresh_request misrouted", 1},
+		{"edrgate_data_requests_total", "other acme other other", 1},
+		{"edrgate_backend_answers_total", "acme answered", 1},
+		{"edrgate_backend_answers_total", "acme other", 1},
+		{"edrgate_events_total", "reuse acme", 1},
 		{"edrgate_stage_duration_seconds", "renew did", 1},
 		{"edrgate_stage_duration_seconds", "other other", 1},
-		{"edrgate_flows", "STARTED", 7},
-		{"edrgate_flows", "SUSPENDED", 0},
+		{"edrgate_flows", "acme STARTED", 7},
+		{"edrgate_flows", "acme SUSPENDED", 0},
 		{"edrgate_store_commits_total", "", 1},
 		{"edrgate_store_commit_writes", "", 1},
 		{"edrgate_store_errors_total", "commit", 1},
@@ -134,7 +134,7 @@ func cardinality(t *testing.T, registry *prometheus.Registry) int {
 
 // Every reason that the data path counts has a counter of its own.
 func TestVerdictsAreKnown(t *testing.T) {
-	o := newObserver(newCollectors())
+	o := newObserver(newCollectors()).acquire("default")
 	for reason := range rulings {
 		_, known := o.requests.known[requestKey{"edr_auth", verdictRefused, reason}]
 		if !known {
@@ -157,5 +157,46 @@ func TestRegisterMetricsTolerance(t *testing.T) {
 	err := registerMetrics(registry)
 	if err == nil {
 		t.Error("another collector of the same name was ignored")
+	}
+}
+
+// The gauges of a participant go with the last config that has it, and not before: during a reload two have it. A count that
+// nobody makes any more must not look like a present one.
+func TestGaugesGoWithTheirParticipant(t *testing.T) {
+	o := newObserver(newCollectors())
+	registry := prometheus.NewPedanticRegistry()
+	for _, c := range o.collectors.all() {
+		registry.MustRegister(c)
+	}
+	before, after := o.acquire("acme"), o.acquire("acme")
+	other := o.acquire("other-one")
+	for _, p := range []*participantObserver{after, other} {
+		p.Flows(tokens.FlowCount{Orphaned: 5})
+		p.Owed(tokens.ReportCompleted, 6)
+		p.Renewal(string(tokens.Rotated))
+	}
+	before.release()
+	if got := series(t, registry, "edrgate_flows_orphaned"); got["acme"] != 5 {
+		t.Errorf("after a reload: %v", got)
+	}
+	after.release()
+	for _, name := range []string{"edrgate_flows", "edrgate_flows_orphaned", "edrgate_flows_expiring", "edrgate_callbacks_owed", "edrgate_registrations_missing"} {
+		for labels := range series(t, registry, name) {
+			if strings.Contains(labels, "acme") {
+				t.Errorf("%s{%s} is left", name, labels)
+			}
+		}
+	}
+	if got := series(t, registry, "edrgate_callbacks_owed"); got["completed other-one"] != 6 {
+		t.Errorf("of another participant: %v", got)
+	}
+	if got := series(t, registry, "edrgate_renewals_total"); got["acme rotated"] != 1 {
+		t.Errorf("counters: %v", got["acme rotated"])
+	}
+	again := o.acquire("acme")
+	defer again.release()
+	again.Owed(tokens.ReportCompleted, 1)
+	if got := series(t, registry, "edrgate_callbacks_owed"); got["completed acme"] != 1 {
+		t.Errorf("configured again: %v", got)
 	}
 }

@@ -5,10 +5,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
-	"slices"
+	"reflect"
 	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/edrgate/edrgate/signaling"
 	"github.com/edrgate/edrgate/signaling/controlplane"
@@ -19,7 +20,7 @@ import (
 // planes and its routes.
 type ParticipantSettings struct {
 	// DID is the participant's own DID, for example did:web:provider.example: the issuer of access tokens and the
-	// audience of renewal proofs. Required.
+	// audience of renewal proofs. No other participant may have it. Required.
 	DID string `json:"did,omitempty"`
 
 	// SigningKeys are the keys of access tokens. One must be active. Required.
@@ -34,7 +35,7 @@ type ParticipantSettings struct {
 	SealingKeys []string `json:"sealing_keys,omitempty"`
 
 	// PublicURL is where consumers reach the data, as written into EDRs. https, unless the host is a loopback one or
-	// InsecurePublicURL is set. Required.
+	// InsecurePublicURL is set. No other participant may have it: it tells whose a renewal is. Required.
 	PublicURL string `json:"public_url,omitempty"`
 
 	// InsecurePublicURL allows a public_url that is not https, here and in routes. Tokens then travel in clear.
@@ -51,6 +52,9 @@ type ParticipantSettings struct {
 	// Routes give flows an address or a backend of their own, by name.
 	Routes map[string]*Route `json:"routes,omitempty"`
 }
+
+// isZero reports whether nothing is set.
+func (s *ParticipantSettings) isZero() bool { return reflect.ValueOf(s).Elem().IsZero() }
 
 func (s *ParticipantSettings) setDefaults() {
 	if len(s.ControlPlanes) == 0 {
@@ -82,19 +86,38 @@ func (s *ParticipantSettings) check() error {
 	return nil
 }
 
+// options are those of a participant block, which are also those of the app's own participant.
+func (s *ParticipantSettings) options() map[string]func(*caddyfile.Dispenser) error {
+	return map[string]func(*caddyfile.Dispenser) error{
+		"did":           text(&s.DID),
+		"signing_key":   s.parseSigningKey,
+		"refresh_key":   appendText(&s.RefreshKeys),
+		"sealing_key":   appendText(&s.SealingKeys),
+		"public_url":    s.parsePublicURL,
+		"did_map":       s.parseDIDMap,
+		"control_plane": s.parseControlPlane,
+		"route":         s.parseRoute,
+	}
+}
+
 // participant is one participant context of a config: its settings and what Provision makes of them.
 type participant struct {
 	*ParticipantSettings
 	app  *App
 	name string
 
+	// prefix is what comes before the paths of signaling: empty for the app's own participant.
+	prefix string
+
 	logger   *slog.Logger
-	observer *observer
+	observer *participantObserver
 	config   tokens.Config // all but Store and Live
+	keySet   []byte
 	address  *addresses
 	routes   *routeTable
 	calls    map[string]*url.URL // where control planes are called back, by name
 	register *controlplane.Registrar
+	registry []controlplane.Registration
 	sites    sites
 	service  atomic.Pointer[tokens.Service]
 }
@@ -102,8 +125,11 @@ type participant struct {
 // provision reads the keys and builds what needs no store. What belongs to the whole app has been provisioned before.
 func (p *participant) provision(replacer *caddy.Replacer) error {
 	a := p.app
-	p.logger, p.observer = a.logger, a.observer
 	ring, err := p.loadRing(replacer)
+	if err != nil {
+		return err
+	}
+	p.keySet, err = ring.JWKS()
 	if err != nil {
 		return err
 	}
@@ -134,7 +160,19 @@ func (p *participant) provision(replacer *caddy.Replacer) error {
 	p.config.PublicURL = p.address.public
 	p.config.Route = p.routed
 	p.config.Observer, p.config.Logger = p.observer, p.logger
+	p.config.StoreIsTended = p != a.participants[0]
 	return nil
+}
+
+// fault says whose fault an error of the configuration is, where there are several participants.
+func (p *participant) fault(err error) error {
+	switch {
+	case err == nil || len(p.app.participants) == 1:
+		return err
+	case p.prefix == "":
+		return fmt.Errorf("participant %s, outside of the participant blocks: %w", p.name, err)
+	}
+	return fmt.Errorf("participant %s: %w", p.name, err)
 }
 
 // Service returns the token service, opening the store if Start has not done so yet: Caddy starts apps in random
@@ -166,16 +204,4 @@ func (p *participant) open(eng *engine) (opened, error) {
 	}
 	outbox, err := p.newOutbox(service)
 	return opened{service, outbox}, err
-}
-
-// findParticipant returns the participant of a name. Without a name it is the only one.
-func (a *App) findParticipant(name string) (*participant, error) {
-	if name == "" {
-		return a.participants[0], nil
-	}
-	at := slices.IndexFunc(a.participants, func(p *participant) bool { return p.name == name })
-	if at < 0 {
-		return nil, fmt.Errorf("there is no participant %s in the global option %s", name, appName)
-	}
-	return a.participants[at], nil
 }

@@ -85,9 +85,9 @@ func (*Proxy) CaddyModule() caddy.ModuleInfo {
 
 // Provision reads the secrets, sets up the proxy and tells the app of it.
 func (h *Proxy) Provision(ctx caddy.Context) error {
-	p, err := configuredParticipant(ctx, "")
+	p, err := configuredParticipant(ctx, h.Participant)
 	if err != nil {
-		return err
+		return fmt.Errorf("edr_proxy: %w", err)
 	}
 	return h.provision(ctx, p)
 }

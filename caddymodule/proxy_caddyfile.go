@@ -25,6 +25,7 @@ func parseProxy(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 //		response_header_timeout <duration>
 //		tls_trust_pool <module>
 //		tls_client_auth <cert_file> <key_file>
+//		participant <name>
 //		refusal_status rfc6750|tractusx
 //		realm <text>
 //		allow_encoded_slash

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"time"
@@ -30,15 +31,21 @@ func init() {
 // Tractus-X and of the DPS token renewal profile as proof). The parameters may be in the form body, in the query, or in
 // both. It also serves the public keys of access tokens as a JSON Web Key Set: GET on jwks.json beside it.
 //
+// Of several participants each has its renewals and its key set at its own addresses, as they were sent: the endpoint of one
+// never takes a renewal of another.
+//
 // Everything else goes on to the next handler. Other methods on the refresh path do too, since a dataset may have such
 // a path; where no handler follows they get 405.
 //
 // A refresh token in a query must not end up in a log. Such requests are left out of the access log; the handler writes
 // one line of its own instead, without the query.
 type Refresh struct {
-	participant *participant
-	logger      *slog.Logger
-	keys        []byte
+	// Participant is the name of the one participant that is served here. Default: all, each at its own addresses.
+	Participant string `json:"participant,omitempty"`
+
+	app    *App
+	logger *slog.Logger
+	only   *participant // who is served here if it is one
 }
 
 // CaddyModule returns the Caddy module information.
@@ -48,42 +55,61 @@ func (*Refresh) CaddyModule() caddy.ModuleInfo {
 
 // Provision takes the app and tells it that there is a refresh endpoint.
 func (h *Refresh) Provision(ctx caddy.Context) error {
-	p, err := configuredParticipant(ctx, "")
+	app, err := configuredApp(ctx)
 	if err != nil {
 		return err
 	}
-	h.participant, h.logger = p, ctx.Slogger()
-	h.keys, err = p.config.Keys.JWKS()
-	if err != nil {
-		return err
+	h.app, h.logger = app, ctx.Slogger()
+	served := app.participants
+	if h.Participant != "" || len(served) == 1 {
+		h.only, err = app.findParticipant(h.Participant)
+		if err != nil {
+			return fmt.Errorf("edr_refresh: %w", err)
+		}
+		served = []*participant{h.only}
 	}
-	p.sites.refreshes++
+	for _, p := range served {
+		p.sites.refreshes++
+	}
 	return nil
 }
 
 // ServeHTTP answers renewals. It returns no error of its own: Caddy would log the URI with it, and error routes would
 // rewrite the body that consumers read.
 func (h *Refresh) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if h.participant.address.isKeySet(r) && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
-		h.serveKeys(w)
+	p, ok := h.mine(h.app.book.keySet(r))
+	if ok && p != nil && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
+		p.serveKeys(w)
 		return nil
 	}
-	if !h.participant.address.isRenewal(r) {
+	p, ok = h.mine(h.app.book.renewal(r))
+	if !ok {
 		return next.ServeHTTP(w, r)
 	}
-	if r.Method == http.MethodPost {
-		h.serveRenewal(w, r)
-		return nil
+	if r.Method != http.MethodPost {
+		return h.passOn(w, r, next)
 	}
-	return h.passOn(w, r, next)
+	h.serveRenewal(w, r, p)
+	return nil
 }
 
-func (h *Refresh) serveKeys(w http.ResponseWriter) {
+// mine reports whether a request to a participant's address is answered here, and for whom. nil: nobody can tell for whom.
+func (h *Refresh) mine(p *participant, ok bool) (*participant, bool) {
+	switch {
+	case !ok || h.only == nil:
+		return p, ok
+	case p == nil:
+		return h.only, true
+	}
+	return p, p == h.only
+}
+
+func (p *participant) serveKeys(w http.ResponseWriter) {
 	header := w.Header()
 	header.Set("Content-Type", "application/jwk-set+json") // RFC 7517 §8.5.2
 	header.Set("Cache-Control", "max-age=300")             // a new key is listed as next for longer than this
 	w.WriteHeader(http.StatusOK)
-	_, _ = w.Write(h.keys) // a client that is gone cannot be told so
+	_, _ = w.Write(p.keySet) // a client that is gone cannot be told so
 }
 
 // passOn hands a request with another method to the next handler. If there is none, Caddy's last one says so in a
@@ -144,14 +170,20 @@ const (
 
 var renewalFaults = []string{faultMalformed, faultNoProof}
 
-func (h *Refresh) serveRenewal(w http.ResponseWriter, r *http.Request) {
+// serveRenewal answers a renewal for a participant, or says that it cannot tell for whom it is.
+func (h *Refresh) serveRenewal(w http.ResponseWriter, r *http.Request, p *participant) {
 	start := time.Now()
 	inQuery := oauth.QueryMayHoldToken(r.URL.RawQuery)
 	if inQuery {
 		caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
 	}
-	done := h.renew(w, r)
-	h.participant.observer.Renewal(done.result)
+	var done renewal
+	if p == nil {
+		done = h.refuseUndecided(w)
+	} else {
+		done = endpoint{p}.renew(w, r)
+		p.observer.Renewal(done.result)
+	}
 
 	level := slog.LevelDebug
 	switch {
@@ -168,33 +200,50 @@ func (h *Refresh) serveRenewal(w http.ResponseWriter, r *http.Request) {
 	if done.detail != nil {
 		attributes = append(attributes, slog.Any("error", done.detail))
 	}
+	if p != nil && len(h.app.participants) > 1 {
+		attributes = append(attributes, slog.String("participant", p.name))
+	}
 	h.logger.LogAttrs(r.Context(), level, "renewal", attributes...)
 }
 
+// errUndecided is logged of a renewal that came to no participant's address.
+var errUndecided = errors.New("the request was sent to no public_url and refresh_path of a participant, so nobody can tell whose tokens it renews: " +
+	"let it come with the host and path that the consumer sent, or write `edr_refresh { participant <name> }`")
+
+// refuseUndecided answers a renewal of which nobody can tell for whom it is. Any 4xx would be final for the consumer, whose
+// tokens may be in order.
+func (h *Refresh) refuseUndecided(w http.ResponseWriter) renewal {
+	h.app.observer.undecidedRenewals().Inc()
+	return endpoint{h.app.participants[0]}.refuse(w, "", "", errUndecided)
+}
+
+// endpoint is the refresh endpoint of one participant.
+type endpoint struct{ *participant }
+
 // renew answers a renewal. The order of checks is that of the Tractus-X refresh endpoint: grant type, refresh token,
 // authorization, then the tokens themselves.
-func (h *Refresh) renew(w http.ResponseWriter, r *http.Request) renewal {
+func (e endpoint) renew(w http.ResponseWriter, r *http.Request) renewal {
 	request, err := oauth.ParseTokenRequest(r, 0)
 	if err == nil {
 		err = request.CheckRefresh()
 	}
 	if err != nil {
-		return h.refuse(w, faultMalformed, "", err)
+		return e.refuse(w, faultMalformed, "", err)
 	}
 	proof, err := oauth.Bearer(r.Header, 0)
 	if errors.Is(err, oauth.Missing) {
-		return h.refuse(w, faultNoProof, "", err)
+		return e.refuse(w, faultNoProof, "", err)
 	}
 	if err != nil {
-		return h.refuse(w, faultMalformed, "", err)
+		return e.refuse(w, faultMalformed, "", err)
 	}
-	service, err := h.participant.Service()
+	service, err := e.Service()
 	if err != nil {
-		return h.refuseToken(w, proof, err)
+		return e.refuseToken(w, proof, err)
 	}
 	renewed, err := service.Renew(r.Context(), tokens.RenewRequest{RefreshToken: request.RefreshToken.Reveal(), Proof: proof.Reveal()})
 	if err != nil {
-		return h.refuseToken(w, proof, err)
+		return e.refuseToken(w, proof, err)
 	}
 	err = oauth.WriteToken(w, oauth.Token{
 		AccessToken:  tokens.Secret(renewed.AccessToken.Reveal()),
@@ -206,7 +255,7 @@ func (h *Refresh) renew(w http.ResponseWriter, r *http.Request) renewal {
 }
 
 // refuse answers a request that is not a complete one.
-func (h *Refresh) refuse(w http.ResponseWriter, result string, dialect tokens.Dialect, err error) renewal {
+func (e endpoint) refuse(w http.ResponseWriter, result string, dialect tokens.Dialect, err error) renewal {
 	refusal := oauth.Refusal{Status: http.StatusServiceUnavailable, Message: textRenewalUnavailable}
 	var definite oauth.Refusal
 	if errors.As(err, &definite) {
@@ -215,27 +264,27 @@ func (h *Refresh) refuse(w http.ResponseWriter, result string, dialect tokens.Di
 	if refusal.Status >= http.StatusInternalServerError {
 		result = string(tokens.CodeUnavailable)
 	}
-	writeErr := oauth.WriteError(w, h.format(dialect), refusal)
+	writeErr := oauth.WriteError(w, e.format(dialect), refusal)
 	return renewal{result: result, status: refusal.Status, detail: errors.Join(err, writeErr)}
 }
 
 // refuseToken answers an error of the token service.
-func (h *Refresh) refuseToken(w http.ResponseWriter, proof tokens.Secret, err error) renewal {
-	format := h.format(tokens.DialectOf(err))
+func (e endpoint) refuseToken(w http.ResponseWriter, proof tokens.Secret, err error) renewal {
+	format := e.format(tokens.DialectOf(err))
 	refusal := refusalOfRenewal(format, proof, err)
 	writeErr := oauth.WriteError(w, format, refusal)
 	return renewal{result: string(tokens.CodeOf(err)), status: refusal.Status, detail: errors.Join(err, writeErr)}
 }
 
 // format is how errors about a flow of the dialect, or about no known flow, are written.
-func (h *Refresh) format(dialect tokens.Dialect) oauth.Format {
-	switch h.participant.app.ErrorFormat {
+func (e endpoint) format(dialect tokens.Dialect) oauth.Format {
+	switch e.app.ErrorFormat {
 	case formatEDC:
 		return oauth.EDC
 	case formatRFC6749:
 		return oauth.OAuth
 	}
-	if dialect == tokens.Classic || dialect == "" && h.participant.sites.speaks(tokens.Classic) {
+	if dialect == tokens.Classic || dialect == "" && e.sites.speaks(tokens.Classic) {
 		return oauth.EDC
 	}
 	return oauth.OAuth
@@ -243,7 +292,9 @@ func (h *Refresh) format(dialect tokens.Dialect) oauth.Format {
 
 // UnmarshalCaddyfile sets up the handler. Syntax:
 //
-//	edr_refresh
+//	edr_refresh {
+//		participant <name>
+//	}
 //
 // The path is the app's refresh_path. An argument that looks like a path would be a request matcher.
 func (h *Refresh) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
@@ -251,7 +302,16 @@ func (h *Refresh) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.ArgErr()
 	}
-	return endOfLine(d)
+	for d.NextBlock(0) {
+		if d.Val() != "participant" {
+			return d.Errf("unrecognized subdirective %q", d.Val())
+		}
+		err := text(&h.Participant)(d)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Interface guards

@@ -215,7 +215,7 @@ func jti(t *testing.T, token string) string {
 func TestRenewalRefusalTable(t *testing.T) {
 	for _, code := range renewalCodes {
 		for _, format := range []string{formatEDC, formatRFC6749} {
-			h := &Refresh{participant: &participant{app: &App{ErrorFormat: format}}}
+			h := endpoint{&participant{app: &App{ErrorFormat: format}}}
 			refusal := refusalOfRenewal(h.format(""), "not a token", &tokens.Error{Code: code, RetryAfter: 3 * time.Second})
 			if code == tokens.CodeUnavailable {
 				if refusal.Status != http.StatusServiceUnavailable || refusal.RetryAfter != 3*time.Second {

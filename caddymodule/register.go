@@ -27,11 +27,12 @@ type Register struct {
 	URL string `json:"url,omitempty"`
 
 	// SignalingURL is where the control plane reaches edr_signaling, for example http://10.0.0.5:8181; /v1/dataflows or
-	// /dataflows is appended. Several gateways over one store register one URL. Required.
+	// /dataflows is appended, and before it / and the name of a participant that is not the app's own. Several gateways
+	// over one store register one URL. Required.
 	SignalingURL string `json:"signaling_url,omitempty"`
 
-	// ID is the gateway's id at the control plane. Several gateways over one store register one id. Default: edrgate- and
-	// the participant.
+	// ID is the gateway's id at the control plane. Several gateways over one store register one id, and no two participants.
+	// Default: edrgate- and the participant.
 	ID string `json:"id,omitempty"`
 
 	// TransferTypes are the transfer types that are offered. Default: HttpData-PULL, ProxyHttpData-PULL.
@@ -100,8 +101,8 @@ func (c *Register) registration(p *participant, replacer *caddy.Replacer) (*cont
 		return nil, fmt.Errorf("signaling_url: %w", err)
 	}
 	base := strings.TrimSuffix(own.String(), "/")
-	if strings.HasSuffix(base, "/dataflows") {
-		return nil, errors.New("signaling_url: leave out what is appended, /v1/dataflows or /dataflows")
+	if strings.HasSuffix(base, "/dataflows") || p.prefix != "" && strings.HasSuffix(base, p.prefix) {
+		return nil, fmt.Errorf("signaling_url: leave out what is appended, %s", p.prefix+protocol.path)
 	}
 	key, err := c.apiKey(p, replacer)
 	if err != nil {
@@ -110,7 +111,7 @@ func (c *Register) registration(p *participant, replacer *caddy.Replacer) (*cont
 	return &controlplane.Registration{
 		Protocol: protocol.dialect, URL: collection, APIKey: key,
 		ID:            orDefault(c.ID, "edrgate-"+p.name),
-		Endpoint:      base + protocol.path,
+		Endpoint:      base + p.prefix + protocol.path,
 		TransferTypes: listOr(c.TransferTypes, controlplane.DefaultTransferTypes),
 		SourceTypes:   listOr(c.SourceTypes, controlplane.DefaultSourceTypes),
 		Profiles:      listOr(c.Profiles, controlplane.DefaultProfiles),
@@ -144,12 +145,13 @@ func (c *Register) apiKey(p *participant, replacer *caddy.Replacer) (tokens.Secr
 }
 
 func (p *participant) provisionRegistrar(replacer *caddy.Replacer) error {
-	registrations, err := p.registrations(replacer)
+	var err error
+	p.registry, err = p.registrations(replacer)
 	if err != nil {
 		return err
 	}
 	p.register, err = controlplane.NewRegistrar(controlplane.RegistrarConfig{
-		Registrations: registrations, Client: p.app.client, Observer: p.observer, Logger: p.logger,
+		Registrations: p.registry, Client: p.app.client, Observer: p.observer, Logger: p.logger,
 	})
 	return err
 }

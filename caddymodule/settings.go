@@ -39,7 +39,6 @@ var (
 )
 
 func (a *App) setDefaults() {
-	a.Participant = orDefault(a.Participant, defaultParticipant)
 	a.RefreshPath = orDefault(a.RefreshPath, tokens.DefaultRefreshPath)
 	a.DuplicateStart = orDefault(a.DuplicateStart, duplicateReplay)
 	a.ReusePolicy = orDefault(a.ReusePolicy, reuseRefuse)
@@ -51,7 +50,6 @@ func (a *App) setDefaults() {
 		a.UnacknowledgedTTL = &standard
 	}
 	a.ClockSkew = orDefault(a.ClockSkew, caddy.Duration(tokens.DefaultClockSkew))
-	a.ParticipantSettings.setDefaults()
 	if a.Resolver == nil {
 		a.Resolver = new(Resolver)
 	}
@@ -68,22 +66,11 @@ func orDefault[T comparable](value, standard T) T {
 // checkSettings checks what needs no file. It comes first, so that a config that says nothing is told what is missing and
 // not which file could not be read.
 func (a *App) checkSettings() error {
-	for _, check := range []func() error{a.checkIdentity, a.checkLifetimes, a.checkChoices} {
+	for _, check := range []func() error{a.checkParticipants, a.checkLifetimes, a.checkChoices} {
 		err := check()
 		if err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-func (a *App) checkIdentity() error {
-	err := a.ParticipantSettings.check()
-	if err != nil {
-		return err
-	}
-	if !nameSyntax.MatchString(a.Participant) {
-		return fmt.Errorf("participant %q: a name has 1 to 63 letters, digits, dots, dashes or underscores", a.Participant)
 	}
 	return nil
 }

@@ -32,7 +32,8 @@ func init() {
 
 // Signaling takes the messages by which a control plane starts, suspends, resumes and ends data flows: Data Plane
 // Signaling on /dataflows and /controlplanes and EDC's classic signaling on /v1/dataflows, each also below
-// /<participant>. Other paths go on to the next handler.
+// /<participant>. Other participants than the app's own are only reached below their names. Other paths go on to the next
+// handler.
 //
 // Whoever may signal makes tokens. Put it on a listener of its own that only the control plane reaches, and say who may
 // use it. Without auth it answers nobody but this machine.
@@ -43,12 +44,18 @@ type Signaling struct {
 	// Protocols are the dialects spoken: "dps" and "edc". Default: both.
 	Protocols []string `json:"protocols,omitempty"`
 
-	participant  *participant
+	app          *App
 	logger       *slog.Logger
 	dialects     []tokens.Dialect
 	loopbackOnly bool
-	handler      *signaling.Handler
+	served       []servedParticipant
 	keySets      []*jwks.Set
+}
+
+// servedParticipant is a participant whose control planes are let in.
+type servedParticipant struct {
+	*participant
+	handler *signaling.Handler
 }
 
 // CaddyModule returns the Caddy module information.
@@ -59,7 +66,7 @@ func (*Signaling) CaddyModule() caddy.ModuleInfo {
 // Provision reads the tokens and builds the handler.
 func (h *Signaling) Provision(ctx caddy.Context) error {
 	var err error
-	h.participant, err = configuredParticipant(ctx, "")
+	h.app, err = configuredApp(ctx)
 	if err != nil {
 		return err
 	}
@@ -84,28 +91,44 @@ func (h *Signaling) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	h.handler, err = signaling.New(signaling.Config{
-		Flows:       flowsOf{h.participant},
-		Access:      access,
-		Serving:     func() *signaling.Serving { return h.participant.sites.serving },
-		Participant: h.participant.name,
-		DID:         h.participant.DID,
-		Dialects:    h.dialects,
-		CheckSource: h.participant.sites.checkSource,
-		CheckRoute:  h.participant.checkRoute,
-		Planes:      flowsOf{h.participant},
-		CheckCallback: func(c tokens.Caller, endpoint string) error {
-			return controlplane.CheckCallback(h.participant.calls[string(c)], endpoint)
-		},
-		Checked:  func(c tokens.Caller) { h.participant.register.Checked(string(c), time.Now()) },
-		Observer: h.participant.observer,
-		Logger:   h.logger,
-	})
-	if err != nil {
-		return err
+	for _, p := range h.app.participants {
+		list := access[p]
+		if list == nil {
+			continue // nobody is let in, so that its paths are not ours
+		}
+		handler, err := h.handlerOf(p, list)
+		if err != nil {
+			return p.fault(err)
+		}
+		h.served = append(h.served, servedParticipant{p, handler})
+		p.sites.signalings = append(p.sites.signalings, h)
 	}
-	h.participant.sites.signalings = append(h.participant.sites.signalings, h)
 	return nil
+}
+
+func (h *Signaling) handlerOf(p *participant, access signaling.Access) (*signaling.Handler, error) {
+	logger := h.logger
+	if len(h.app.participants) > 1 {
+		logger = logger.With("participant", p.name)
+	}
+	return signaling.New(signaling.Config{
+		Flows:       flowsOf{p},
+		Access:      access,
+		Serving:     func() *signaling.Serving { return p.sites.serving },
+		Participant: p.name,
+		BelowName:   p.prefix != "",
+		DID:         p.DID,
+		Dialects:    h.dialects,
+		CheckSource: p.sites.checkSource,
+		CheckRoute:  p.checkRoute,
+		Planes:      flowsOf{p},
+		CheckCallback: func(c tokens.Caller, endpoint string) error {
+			return controlplane.CheckCallback(p.calls[string(c)], endpoint)
+		},
+		Checked:  func(c tokens.Caller) { p.register.Checked(string(c), time.Now()) },
+		Observer: p.observer,
+		Logger:   logger,
+	})
 }
 
 func dialectsOf(protocols []string) ([]tokens.Dialect, error) {
@@ -131,11 +154,11 @@ func (h *Signaling) speaks(dialect tokens.Dialect) bool { return slices.Contains
 // checkRefreshPath refuses a path that consumers of the classic dialect would not find: Tractus-X appends /token to a
 // refreshEndpoint that does not end in it.
 func (h *Signaling) checkRefreshPath() error {
-	if !h.speaks(tokens.Classic) || strings.HasSuffix(h.participant.app.RefreshPath, tokens.DefaultRefreshPath) {
+	if !h.speaks(tokens.Classic) || strings.HasSuffix(h.app.RefreshPath, tokens.DefaultRefreshPath) {
 		return nil
 	}
 	return fmt.Errorf("refresh_path %s must end in %s, since consumers of EDC's classic signaling append it; or give edr_signaling only `protocol dps`",
-		h.participant.app.RefreshPath, tokens.DefaultRefreshPath)
+		h.app.RefreshPath, tokens.DefaultRefreshPath)
 }
 
 // checkListeners refuses edr_signaling without authentication where others than this machine can reach it: whoever
@@ -176,9 +199,11 @@ func (h *Signaling) Cleanup() error {
 
 // ServeHTTP answers messages of control planes.
 func (h *Signaling) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if !h.handler.Serves(r) {
+	at := slices.IndexFunc(h.served, func(s servedParticipant) bool { return s.handler.Serves(r) })
+	if at < 0 {
 		return next.ServeHTTP(w, r)
 	}
+	to := h.served[at]
 	if h.loopbackOnly && !cameByLoopback(r) {
 		// The check of the configured listeners has not seen this one, for example a socket that was handed to Caddy.
 		h.logger.Error("signaling message refused: edr_signaling has no auth, and this listener can be reached from other machines",
@@ -186,14 +211,14 @@ func (h *Signaling) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddy
 		w.WriteHeader(http.StatusForbidden)
 		return nil
 	}
-	_, err := h.participant.Service()
+	_, err := to.Service()
 	if err != nil {
 		h.logger.Error("signaling message not answered", "error", err)
 		w.Header().Set("Retry-After", "2")
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return nil
 	}
-	h.handler.ServeHTTP(w, r)
+	to.handler.ServeHTTP(w, r)
 	return nil
 }
 
@@ -281,6 +306,7 @@ func (f flowsOf) DeleteControlPlane(ctx context.Context, caller tokens.Caller, i
 //
 //	edr_signaling {
 //		auth bearer <token> {
+//			participant   <name>
 //			control_plane <name>
 //		}
 //		auth oauth2 {
@@ -288,20 +314,27 @@ func (f flowsOf) DeleteControlPlane(ctx context.Context, caller tokens.Caller, i
 //			jwks          <url>|<file>
 //			subject       <id...>
 //			audience      <id...>
+//			participant   <name>
 //			control_plane <name>
 //		}
 //		auth mtls {
 //			san           <dns|uri...>
+//			participant   <name>
 //			control_plane <name>
 //		}
 //		auth network <cidr...> {
+//			participant   <name>
 //			control_plane <name>
 //		}
-//		auth none insecure
+//		auth none insecure {
+//			participant   <name>
+//			control_plane <name>
+//		}
 //		protocol dps edc
 //	}
 //
-// auth may be repeated. control_plane may be left out where there is one.
+// auth may be repeated. participant may be left out where there is one, or for the app's own; control_plane where the
+// participant has one, or for the one called default.
 func (h *Signaling) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the directive's name
 	if d.NextArg() {

@@ -17,8 +17,12 @@ import (
 // SignalingAuth is one way in, for one control plane. Exactly one of Bearer, OAuth2, SANs, Networks and
 // Insecure is set.
 type SignalingAuth struct {
-	// ControlPlane is the name of the control plane that comes this way, as in the app's control_planes. Default: the only
-	// one there, or of several the one named "default".
+	// Participant is the name of the participant whose control plane comes this way. What lets in there lets in nowhere
+	// else. Default: the only one, or of several the app's own.
+	Participant string `json:"participant,omitempty"`
+
+	// ControlPlane is the name of the control plane that comes this way, as in the participant's control_planes. Default:
+	// the only one there, or of several the one named "default".
 	ControlPlane string `json:"control_plane,omitempty"`
 
 	// Bearer is the token in the Authorization header: a placeholder such as {file./run/secrets/token}, replaced when
@@ -42,28 +46,26 @@ type SignalingAuth struct {
 	Insecure bool `json:"insecure,omitempty"`
 }
 
-func (h *Signaling) access(replacer *caddy.Replacer) (signaling.Access, error) {
+// access returns who may signal, by participant. A participant that is not in it is signaled to by nobody here.
+func (h *Signaling) access(replacer *caddy.Replacer) (map[*participant]signaling.Access, error) {
 	ways := h.Auth
 	if len(ways) == 0 {
 		h.loopbackOnly = true
-		ways = []SignalingAuth{{Insecure: true}}
+		for _, p := range h.app.participants {
+			ways = append(ways, SignalingAuth{Participant: p.name, Insecure: true})
+		}
 	}
-	known := h.participant.controlPlaneNames()
-	rules := make([]signaling.Rule, 0, len(ways))
+	rules := map[*participant][]signaling.Rule{}
 	for _, way := range ways {
-		standard := signaling.DefaultControlPlane
-		if len(known) == 1 {
-			standard = known[0]
-		}
-		name := orDefault(way.ControlPlane, standard)
-		if !slices.Contains(known, name) {
-			return nil, fmt.Errorf("there is no control_plane %s in the global option %s, only %s", name, appName, strings.Join(known, ", "))
-		}
-		rule, err := h.rule(way, name, replacer)
+		p, err := h.app.findParticipant(way.Participant)
 		if err != nil {
 			return nil, err
 		}
-		rules = append(rules, rule)
+		rule, err := h.rule(way, p, replacer)
+		if err != nil {
+			return nil, p.fault(err)
+		}
+		rules[p] = append(rules[p], rule)
 	}
 	if !h.loopbackOnly && slices.ContainsFunc(ways, func(way SignalingAuth) bool { return way.Insecure }) {
 		h.logger.Warn("edr_signaling lets everybody in: whoever reaches the listener can make and end tokens")
@@ -71,7 +73,32 @@ func (h *Signaling) access(replacer *caddy.Replacer) (signaling.Access, error) {
 	if slices.ContainsFunc(ways, func(way SignalingAuth) bool { return way.inClear() }) {
 		h.logger.Warn("a bearer token of edr_signaling is part of the configuration, which the admin API shows: use a placeholder or its sha256")
 	}
-	return signaling.NewAccessList(rules)
+	access := map[*participant]signaling.Access{}
+	for _, p := range h.app.participants { // in their order, so that a config with two faults always names the same one
+		if len(rules[p]) == 0 {
+			continue
+		}
+		list, err := signaling.NewAccessList(rules[p])
+		if err != nil {
+			return nil, p.fault(err)
+		}
+		access[p] = list
+	}
+	return access, nil
+}
+
+// controlPlane returns the name of the control plane that a way in stands for.
+func (w SignalingAuth) controlPlane(p *participant) (string, error) {
+	known := p.controlPlaneNames()
+	standard := signaling.DefaultControlPlane
+	if len(known) == 1 {
+		standard = known[0]
+	}
+	name := orDefault(w.ControlPlane, standard)
+	if !slices.Contains(known, name) {
+		return "", fmt.Errorf("there is no control_plane %s in the global option %s, only %s", name, appName, strings.Join(known, ", "))
+	}
+	return name, nil
 }
 
 // checkClientAuth refuses names of certificates where the server asks nobody for one: every message would be refused, and
@@ -96,8 +123,12 @@ func (w SignalingAuth) inClear() bool {
 // minBearerBytes keeps out tokens that can be guessed by trying.
 const minBearerBytes = 16
 
-func (h *Signaling) rule(w SignalingAuth, name string, replacer *caddy.Replacer) (signaling.Rule, error) {
+func (h *Signaling) rule(w SignalingAuth, p *participant, replacer *caddy.Replacer) (signaling.Rule, error) {
+	name, err := w.controlPlane(p)
 	rule := signaling.Rule{ControlPlane: name, Insecure: w.Insecure}
+	if err != nil {
+		return rule, err
+	}
 	for _, configured := range w.Networks {
 		network, err := parseNetwork(configured)
 		if err != nil {
@@ -106,7 +137,11 @@ func (h *Signaling) rule(w SignalingAuth, name string, replacer *caddy.Replacer)
 		rule.Networks = append(rule.Networks, network)
 	}
 	if w.OAuth2 != nil {
-		issuer, err := h.issuer(w.OAuth2, replacer)
+		issuer, err := h.issuer(w.OAuth2, p, replacer)
+		if err != nil {
+			return rule, fmt.Errorf("oauth2: %w", err)
+		}
+		err = h.app.addIssuer(p, issuer)
 		if err != nil {
 			return rule, fmt.Errorf("oauth2: %w", err)
 		}
@@ -187,7 +222,9 @@ func (h *Signaling) parseAuth(d *caddyfile.Dispenser) error {
 
 // parseBlock reads the block behind auth, which belongs to the kind named there.
 func (w *SignalingAuth) parseBlock(d *caddyfile.Dispenser, kind string) error {
-	options := map[string]func(*caddyfile.Dispenser) error{"control_plane": text(&w.ControlPlane)}
+	options := map[string]func(*caddyfile.Dispenser) error{
+		"participant": text(&w.Participant), "control_plane": text(&w.ControlPlane),
+	}
 	check := func() error { return nil }
 	switch kind {
 	case "mtls":

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -23,7 +24,7 @@ type SignalingOAuth2 struct {
 	// read when the first token comes, and again every 5 minutes or for a key that it does not have. Required.
 	JWKS string `json:"jwks,omitempty"`
 
-	// Audience are the names of this data plane of which one must be in a token's aud. Default: the app's did.
+	// Audience are the names of this data plane of which one must be in a token's aud. Default: the participant's did.
 	Audience []string `json:"audience,omitempty"`
 
 	// Subjects are the ids of the control plane of which one must be the sub. Required.
@@ -52,7 +53,7 @@ func (o *SignalingOAuth2) check() error {
 }
 
 // issuer builds what checks the tokens. Nothing is fetched yet: the issuer need not be up when Caddy starts.
-func (h *Signaling) issuer(o *SignalingOAuth2, replacer *caddy.Replacer) (*signaling.Issuer, error) {
+func (h *Signaling) issuer(o *SignalingOAuth2, p *participant, replacer *caddy.Replacer) (*signaling.Issuer, error) {
 	replaced, err := o.replaced(replacer)
 	if err != nil {
 		return nil, err
@@ -76,12 +77,30 @@ func (h *Signaling) issuer(o *SignalingOAuth2, replacer *caddy.Replacer) (*signa
 	h.keySets = append(h.keySets, set)
 	audience := replaced.Audience
 	if len(audience) == 0 {
-		audience = []string{h.participant.DID}
+		audience = []string{p.DID}
 	}
 	return signaling.NewIssuer(signaling.IssuerConfig{
 		Issuer: replaced.Issuer, Keys: set, Audience: audience, Subjects: replaced.Subjects,
-		ClockSkew: time.Duration(h.participant.app.ClockSkew), Now: time.Now,
+		ClockSkew: time.Duration(h.app.ClockSkew), Now: time.Now,
 	})
+}
+
+// issuerOf is an issuer whose tokens let in a control plane of a participant.
+type issuerOf struct {
+	*signaling.Issuer
+	participant *participant
+}
+
+// addIssuer refuses an issuer of which one token would be good for two participants, whatever the site: each remembers for
+// itself which tokens were used, so that it could be used again at the other.
+func (a *App) addIssuer(p *participant, issuer *signaling.Issuer) error {
+	for _, other := range a.issuers {
+		if other.participant != p && other.TakesTokensOf(issuer) {
+			return fmt.Errorf("a token of %s would be good for participant %s too: let their audiences differ", issuer.Name(), other.participant.name)
+		}
+	}
+	a.issuers = append(a.issuers, issuerOf{issuer, p})
+	return nil
 }
 
 // replaced returns the settings with the values of their placeholders.

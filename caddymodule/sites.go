@@ -12,7 +12,7 @@ import (
 	"github.com/edrgate/edrgate/tokens"
 )
 
-// sites are the participant's handlers in all sites of one config. Each adds itself when it is provisioned, which Caddy does
+// sites are the handlers that serve a participant in all sites of one config. Each adds itself when it is provisioned, which Caddy does
 // one after the other; when the first request or Start comes, all are known.
 type sites struct {
 	auths      []*Auth
@@ -141,7 +141,12 @@ func (s *sites) speaks(dialect tokens.Dialect) bool {
 
 func (p *participant) metrics() dataObserver { return p.observer }
 
-func (p *participant) refreshRequest(r *http.Request) bool { return p.address.isRenewal(r) }
+// refreshRequest reports whether a request is a renewal, of whatever participant: the endpoint of one may lie below that of
+// another, and no renewal may reach a backend.
+func (p *participant) refreshRequest(r *http.Request) bool {
+	_, ok := p.app.book.renewal(r)
+	return ok
+}
 
 func (p *participant) classicOnly() bool {
 	return p.sites.speaks(tokens.Classic) && !p.sites.speaks(tokens.DPS)
@@ -172,7 +177,7 @@ func (p *participant) routed(f *tokens.Flow) tokens.Routed {
 func (p *participant) registerAuth(h *Auth) error {
 	for _, name := range h.servedDatasets().Routes {
 		if !p.routes.has(name) {
-			return fmt.Errorf("edr_auth: there is no route %s in the global option %s", name, appName)
+			return p.fault(fmt.Errorf("edr_auth: there is no route %s in the global option %s", name, appName))
 		}
 	}
 	p.sites.auths = append(p.sites.auths, h)

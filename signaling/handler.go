@@ -46,6 +46,9 @@ type Config struct {
 	// Participant is the name of the participant context: every path is also served below /NAME. Empty: only without.
 	Participant string
 
+	// BelowName leaves the paths without the name to somebody else: to the handler of another participant. Default: both.
+	BelowName bool
+
 	// DID is the participant's id, which DPS start messages must name as their participantId. Required for DPS.
 	DID string
 
@@ -85,6 +88,7 @@ type Handler struct {
 	codecs        map[tokens.Dialect]codec
 	access        Access
 	participant   string
+	belowName     bool
 	checked       func(tokens.Caller)
 	planes        Planes
 	checkCallback func(caller tokens.Caller, endpoint string) error
@@ -105,9 +109,12 @@ func New(c Config) (*Handler, error) {
 	if c.Flows == nil || c.Access == nil || c.Serving == nil {
 		return nil, errors.New("signaling: flows, access and serving are required")
 	}
-	err := checkParticipant(c.Participant)
+	err := CheckParticipant(c.Participant)
 	if err != nil {
 		return nil, fmt.Errorf("signaling: %w", err)
+	}
+	if c.BelowName && c.Participant == "" {
+		return nil, errors.New("signaling: only below the name of the participant, but it has none")
 	}
 	if len(c.Dialects) == 0 {
 		c.Dialects = []tokens.Dialect{tokens.DPS, tokens.Classic}
@@ -161,6 +168,7 @@ func New(c Config) (*Handler, error) {
 		codecs:        codecs,
 		access:        c.Access,
 		participant:   c.Participant,
+		belowName:     c.BelowName,
 		checked:       c.Checked,
 		planes:        c.Planes,
 		checkCallback: c.CheckCallback,

@@ -200,6 +200,26 @@ func TestParticipantPath(t *testing.T) {
 	}
 }
 
+// TestOnlyBelowTheName: the paths without a name are another participant's, and are left to it.
+func TestOnlyBelowTheName(t *testing.T) {
+	x := newFixture(t, func(c *Config) { c.BelowName = true })
+	for path, serves := range map[string]bool{
+		"/acme/dataflows/start": true, "/acme/v1/dataflows": true, "/acme/controlplanes": true, "/acme/dataflows/tp-1/nonsense": true,
+		"/dataflows/start": false, "/v1/dataflows": false, "/controlplanes": false, "/acme": false, "/acme/": false,
+		"/acmes/dataflows/start": false, "/ACME/dataflows/start": false, "/%61cme/dataflows/start": false, "/acme/acme/dataflows/start": false,
+	} {
+		if got := x.handler.Serves(httptest.NewRequest(http.MethodPost, path, nil)); got != serves {
+			t.Errorf("%s: %v", path, got)
+		}
+	}
+	x.post("/acme/dataflows/start", dpsStart(nil)).want(t, http.StatusOK)
+	x.post("/dataflows/start", dpsStart(nil)).want(t, http.StatusNotFound)
+	_, err := New(Config{Flows: x.flows, Access: x.handler.access, Serving: x.handler.machine.serving, DID: ourDID, BelowName: true})
+	if err == nil || !strings.Contains(err.Error(), "it has none") {
+		t.Errorf("without a name: %v", err)
+	}
+}
+
 // TestAnswersAreNotKept: an EDR holds tokens.
 func TestAnswersAreNotKept(t *testing.T) {
 	x := newFixture(t)

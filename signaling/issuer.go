@@ -98,6 +98,15 @@ func NewIssuer(c IssuerConfig) (*Issuer, error) {
 	return &Issuer{c: c, seen: newReplays(replayEntries)}, nil
 }
 
+// Name returns the iss of the tokens.
+func (i *Issuer) Name() string { return i.c.Issuer }
+
+// TakesTokensOf reports whether one token could be good for both.
+func (i *Issuer) TakesTokensOf(other *Issuer) bool {
+	_, shared := i.shares(other)
+	return shared && slices.ContainsFunc(i.c.Audience, func(name string) bool { return slices.Contains(other.c.Audience, name) })
+}
+
 // shares returns a subject that both have at the same issuer.
 func (i *Issuer) shares(other *Issuer) (string, bool) {
 	for _, subject := range i.c.Subjects {

@@ -85,9 +85,11 @@ var flowOperations = map[tokens.Dialect]map[string]operation{
 func (h *Handler) target(r *http.Request) (target, bool) {
 	// Segments are taken from the path as it was sent: an encoded "/" in a flow id must not make two of one.
 	path := r.URL.EscapedPath()
-	t, ok := targetOf(path)
-	if ok || h.participant == "" {
-		return t, ok
+	if !h.belowName {
+		t, ok := targetOf(path)
+		if ok || h.participant == "" {
+			return t, ok
+		}
 	}
 	below, ok := strings.CutPrefix(path, "/"+h.participant)
 	if !ok {
@@ -99,8 +101,8 @@ func (h *Handler) target(r *http.Request) (target, bool) {
 // validParticipant matches names that are their own percent-encoding, so that a path has one spelling.
 var validParticipant = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
-// checkParticipant refuses a name that cannot be a first path segment of its own.
-func checkParticipant(name string) error {
+// CheckParticipant refuses the name of a participant context that cannot be a first path segment of its own. Empty is no name.
+func CheckParticipant(name string) error {
 	if name == "" {
 		return nil
 	}

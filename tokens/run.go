@@ -49,10 +49,18 @@ func (s *Service) Run(ctx context.Context) {
 		case <-pins.C:
 			s.retryPins(ctx)
 		case <-sweep.C:
-			s.watchClock(watch)
-			s.sweep(ctx)
+			s.tend(ctx, watch)
 		}
 	}
+}
+
+// tend does what is done once for all participants over a store.
+func (s *Service) tend(ctx context.Context, watch *clockWatch) {
+	if s.c.StoreIsTended {
+		return
+	}
+	s.watchClock(watch)
+	s.sweep(ctx)
 }
 
 // keepCounting counts now and then. A count reads the whole store, page by page with a pause between them, so that it is

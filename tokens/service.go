@@ -95,6 +95,9 @@ type Config struct {
 	// it again. EDC repeats a start under a new message id after a crash and gives the transfer up if refused.
 	ConflictOnRepeatedStart bool
 
+	// StoreIsTended says that another service of the process sweeps the store and watches the clock, which is enough once.
+	StoreIsTended bool
+
 	CacheEntries int // verified tokens remembered; default 65,536
 
 	// Route says what the configuration makes of a flow. It is called with the whole flow when one of its tokens is first
