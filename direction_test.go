@@ -24,11 +24,12 @@ const (
 // read a package without those that are not listed with it.
 var mayImport = map[string][]string{
 	"":                {"caddymodule"},
-	"caddymodule":     {"signaling", "oauth", "tokens", "did", "store", "internal"},
+	"caddymodule":     {"signaling", "oauth", "tokens", "did", "policy", "store", "internal"},
 	"signaling":       {"tokens", "internal"},
 	"oauth":           {"tokens", "internal"},
 	"tokens":          {"store", "internal"},
-	"did":             {"internal"}, // implements what tokens declares, and does not know it
+	"did":             {"internal"},           // implements what tokens declares, and does not know it
+	"policy":          {"tokens", "internal"}, // implements what tokens declares
 	"store":           {},
 	"store/badger":    {"store"},
 	"store/memory":    {"store"},

@@ -77,6 +77,10 @@ type App struct {
 	// Resolver says how the DIDs of consumers are resolved.
 	Resolver *Resolver `json:"resolver,omitempty"`
 
+	// PolicyRaw is asked whether a flow may be started, and at each renewal whether its tokens may be renewed. Default: none;
+	// then the control plane's word is enough.
+	PolicyRaw json.RawMessage `json:"policy,omitempty" caddy:"namespace=edrgate.policies inline_key=module"`
+
 	// StoreRaw is the store of flows. Default: badger in the directory edrgate of Caddy's data directory.
 	StoreRaw json.RawMessage `json:"store,omitempty" caddy:"namespace=edrgate.stores inline_key=module"`
 
@@ -87,6 +91,8 @@ type App struct {
 	observer     *observer
 	client       *controlplane.Client
 	participants []*participant
+	policy       tokens.Policy // nil: none
+	endOnDeny    bool
 
 	mu      sync.Mutex // guards what follows
 	held    string     // key of the reference to the pool; empty: none
@@ -133,6 +139,10 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
+	err = a.provisionPolicy(ctx)
+	if err != nil {
+		return err
+	}
 	replacer := caddy.NewReplacer()
 	for _, p := range a.participants {
 		err = p.provision(replacer)
@@ -156,6 +166,8 @@ func (a *App) tokenConfig() tokens.Config {
 		ClockSkew:               time.Duration(a.ClockSkew),
 		RevokeOnReuse:           a.ReusePolicy == reuseRevoke,
 		ConflictOnRepeatedStart: a.DuplicateStart == duplicateConflict,
+		Policy:                  a.policy,
+		EndOnDeny:               a.endOnDeny,
 	}
 }
 

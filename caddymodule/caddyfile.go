@@ -82,6 +82,15 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			timeout         <duration>
 //			relationship    any|capability_invocation|none
 //		}
+//		policy authzen|webhook <url> [insecure] {
+//			bearer          <token>
+//			header          <name> <value>
+//			timeout         <duration>
+//			on_deny         refuse|revoke
+//			cache           <duration>
+//			allow_addresses <cidr...>
+//			tls_trust_pool  <module>
+//		}
 //		store <name> {
 //			...
 //		}
@@ -131,6 +140,7 @@ func (a *App) options() map[string]func(*caddyfile.Dispenser) error {
 		"control_plane":             a.parseControlPlane,
 		"route":                     a.parseRoute,
 		"resolver":                  a.parseResolver,
+		"policy":                    a.parsePolicy,
 		"store":                     a.parseStore,
 	}
 }
@@ -221,7 +231,7 @@ func (s *ParticipantSettings) parseRoute(d *caddyfile.Dispenser) error {
 		case "public_url":
 			err = text(&route.PublicURL)(d)
 		case "header":
-			err = route.parseHeader(d)
+			err = namedText(&route.Headers)(d)
 		case "async":
 			err = setFlag(d, &route.Async)
 		default:
@@ -239,22 +249,6 @@ func (s *ParticipantSettings) parseRoute(d *caddyfile.Dispenser) error {
 	}
 	s.Routes[name] = route
 	return nil
-}
-
-func (r *Route) parseHeader(d *caddyfile.Dispenser) error {
-	var name, value string
-	if !d.AllArgs(&name, &value) {
-		return d.ArgErr()
-	}
-	_, exists := r.Headers[name]
-	if exists {
-		return d.Errf("header %s is set twice", name)
-	}
-	if r.Headers == nil {
-		r.Headers = map[string]string{}
-	}
-	r.Headers[name] = value
-	return endOfLine(d)
 }
 
 func (a *App) parseResolver(d *caddyfile.Dispenser) error {
@@ -349,6 +343,26 @@ func appendText(list *[]string) func(*caddyfile.Dispenser) error {
 			return d.ArgErr()
 		}
 		*list = append(*list, value)
+		return endOfLine(d)
+	}
+}
+
+// namedText is the form of an option with a name and a value, which may be repeated with other names.
+func namedText(values *map[string]string) func(*caddyfile.Dispenser) error {
+	return func(d *caddyfile.Dispenser) error {
+		option := d.Val()
+		var name, value string
+		if !d.AllArgs(&name, &value) {
+			return d.ArgErr()
+		}
+		_, exists := (*values)[name]
+		if exists {
+			return d.Errf("%s %s is set twice", option, name)
+		}
+		if *values == nil {
+			*values = map[string]string{}
+		}
+		(*values)[name] = value
 		return endOfLine(d)
 	}
 }

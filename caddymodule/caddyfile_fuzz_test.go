@@ -24,6 +24,8 @@ func FuzzGlobalOption(f *testing.F) {
 		"route r {\ndataset a b*\nbackend https://b.example\nheader X-Key {env.X}\npublic_url https://c.example\nasync\n}",
 		"resolver {\nallow_http localhost:1\nallow_ports 8443\nallow_addresses 10.0.0.0/8 ::1\ncache_ttl 1m\ntimeout 2s\nrelationship none\n}",
 		"store badger {\npath /x\nmin_free 2GiB\nreserve 1MB\n}",
+		"policy authzen https://pdp/e {\nbearer {env.X}\nheader X-Tenant t\ntimeout 1s\non_deny revoke\ncache 30s\nallow_addresses 10.0.0.0/8\n}",
+		"policy webhook http://pdp insecure", "policy", "policy opa https://pdp",
 		"store nothing", "did", "did a b", "did {\n}", "route", "}", "{", "\"", "did \"a", "<<X\nX", "# only",
 	} {
 		f.Add(block)

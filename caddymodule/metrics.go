@@ -56,6 +56,7 @@ type collectors struct {
 	missing      prometheus.Gauge
 	didFetches   *prometheus.CounterVec
 	didFetchTime prometheus.Histogram
+	policy       *policyMetrics
 	build        *prometheus.GaugeVec
 }
 
@@ -104,15 +105,16 @@ func newCollectors() *collectors {
 		}),
 		didFetches:   counter("did_fetches_total", "Fetches of DID documents by result.", "result"),
 		didFetchTime: histogram("did_fetch_duration_seconds", "How long fetches of DID documents took.", stageBuckets),
+		policy:       newPolicyMetrics(),
 		build:        gauge("build_info", "Always 1. The labels say what runs.", "version", "go_version"),
 	}
 }
 
 func (c *collectors) all() []prometheus.Collector {
-	return []prometheus.Collector{
+	return append(c.policy.all(),
 		c.issued, c.renewals, c.requests, c.backends, c.signaling, c.signalTime, c.events, c.stages, c.flows, c.orphaned, c.expiring, c.commits,
 		c.commitSize, c.commitTime, c.storeErrors, c.space, c.callbacks, c.owed, c.looks, c.missing, c.didFetches, c.didFetchTime, c.build,
-	}
+	)
 }
 
 // registerMetrics puts the collectors into a config's registry.
@@ -196,7 +198,7 @@ var (
 		tokens.CodeProofClaims, tokens.CodeProofIssuer, tokens.CodeProofNotBound, tokens.CodeProofAudience,
 		tokens.CodeProofExpired, tokens.CodeProofTime, tokens.CodeProofToken, tokens.CodeProofTokenFlow,
 		tokens.CodeProofKey, tokens.CodeProofSignature, tokens.CodeProofReplayed, tokens.CodeRenewalForbidden,
-		tokens.CodeFlowSuspended, tokens.CodeFlowEnded, tokens.CodeFlowNotStarted, tokens.CodeUnavailable,
+		tokens.CodePolicyDenied, tokens.CodeFlowSuspended, tokens.CodeFlowEnded, tokens.CodeFlowNotStarted, tokens.CodeUnavailable,
 	}
 	renewalOutcomes = []tokens.RenewalOutcome{tokens.Rotated, tokens.Replayed, tokens.FirstAgain, tokens.RolledForward}
 	requestFaults   = []string{reasonMissing, reasonMalformed, reasonPath, reasonUpgrade, reasonMethod, reasonBody}
@@ -211,7 +213,8 @@ func newObserver(c *collectors) *observer {
 		looks:       countersOf(c.looks, names(controlplane.RegistrationResults())...),
 		didFetches:  countersOf(c.didFetches, did.FetchResults()...),
 		events: countersOf(c.events, tokens.EventRollForward, tokens.EventReuse, tokens.EventReplay, tokens.EventConflict,
-			tokens.EventForeign, tokens.EventOrphan, tokens.EventUnknownEnding, tokens.EventClockJump, tokens.EventPinned, tokens.EventUnused, tokens.EventUntold),
+			tokens.EventForeign, tokens.EventOrphan, tokens.EventUnknownEnding, tokens.EventClockJump, tokens.EventPinned, tokens.EventUnused, tokens.EventUntold,
+			tokens.EventUnchecked, tokens.EventDenied),
 		stages: map[stageKey]prometheus.Observer{},
 		spaces: map[badger.Space]prometheus.Gauge{},
 	}
@@ -281,7 +284,7 @@ func (o *observer) resolveRequests() {
 
 func (o *observer) resolveStages() {
 	for _, operation := range []string{"start", "verify", "renew"} {
-		for _, stage := range []string{"did", "store", "sign", "total"} {
+		for _, stage := range []string{"did", "policy", "store", "sign", "total"} {
 			o.stages[stageKey{operation, stage}] = o.collectors.stages.WithLabelValues(operation, stage)
 		}
 	}
