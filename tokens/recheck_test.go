@@ -273,6 +273,7 @@ func TestUncheckedWithoutAPolicy(t *testing.T) {
 	edr := x.startUnchecked(p, dpsStart("f"))
 	none := x.other(func(c *Config) { c.Policy = nil })
 	none.count(context.Background())
+	x.clock.Advance(recheckEvery)
 	none.recheckDue(context.Background())
 	_, err := none.Verify(context.Background(), edr.AccessToken.Reveal(), atEndpoint, anySite)
 	if err != nil || x.marked("f") {
@@ -313,6 +314,63 @@ func TestRecheckOfAFlowThatHasEnded(t *testing.T) {
 	if x.rechecks.len() != 0 || x.marked("f") {
 		t.Error("an ended flow is still to be asked about")
 	}
+}
+
+// TestUncheckedFlowsAreKnownToBothConfigs: what is started under the old configuration while a reload is under way is asked
+// about under the new one.
+func TestUncheckedFlowsAreKnownToBothConfigs(t *testing.T) {
+	x, p := newPolicyFixture(t, away)
+	reloaded := x.other(func(*Config) {})
+	reloaded.count(context.Background())
+	edr := x.startUnchecked(p, dpsStart("f"))
+	p.now(permits)
+	x.clock.Advance(recheckEvery)
+	reloaded.recheckDue(context.Background())
+	p.wantAsked(t, PolicyRecheck)
+	err := x.verify(edr.AccessToken)
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// TestUncheckedAsynchronousStart: the control plane is told of the start, and the EDR opens nothing until the policy answers.
+func TestUncheckedAsynchronousStart(t *testing.T) {
+	x, p := newPolicyFixture(t, away)
+	x.wantPending(asyncStart("f"), false)
+	p.wantAsked(t, PolicyStart)
+	if x.stateOf("f") != Starting || !x.marked("f") {
+		t.Fatalf("state %s, marked %v", x.stateOf("f"), x.marked("f"))
+	}
+	x.recheckDue(context.Background())
+	told := x.offer("f")
+	wantCode(t, x.verify(told.EDR.AccessToken), CodeUnavailable)
+	p.now(permits)
+	x.recheckDue(context.Background())
+	err := x.verify(told.EDR.AccessToken)
+	if err != nil {
+		t.Error(err)
+	}
+	x.settle(told, Settlement{Done: true, Delivered: true})
+
+	// The answer may also come before the control plane is told.
+	p.now(away)
+	x.wantPending(asyncStart("g"), false)
+	p.now(permits)
+	x.clock.Advance(recheckEvery)
+	x.recheckDue(context.Background())
+	if x.stateOf("g") != Starting || x.marked("g") {
+		t.Fatalf("state %s, marked %v", x.stateOf("g"), x.marked("g"))
+	}
+	err = x.verify(x.offer("g").EDR.AccessToken)
+	if err != nil {
+		t.Error(err)
+	}
+
+	p.now(denies)
+	_, err = x.Start(context.Background(), controlPlane, asyncStart("h"))
+	wantCode(t, err, CodePolicyDenied)
+	_, err = x.Flow(context.Background(), "h")
+	wantCode(t, err, CodeFlowUnknown)
 }
 
 // TestUncheckedDoesNotAllocate: the mark is part of the one word that each data request loads.
