@@ -24,12 +24,13 @@ const (
 // read a package without those that are not listed with it.
 var mayImport = map[string][]string{
 	"":                {"caddymodule"},
-	"caddymodule":     {"signaling", "routing", "oauth", "tokens", "did", "store", "internal"},
+	"caddymodule":     {"signaling", "routing", "oauth", "tokens", "did", "policy", "store", "internal"},
 	"signaling":       {"routing", "tokens", "internal"},
 	"routing":         {"tokens", "internal"},
 	"oauth":           {"tokens", "internal"},
 	"tokens":          {"store", "internal"},
-	"did":             {"internal"}, // implements what tokens declares, and does not know it
+	"did":             {"internal"},           // implements what tokens declares, and does not know it
+	"policy":          {"tokens", "internal"}, // implements what tokens declares
 	"store":           {},
 	"store/badger":    {"store"},
 	"store/memory":    {"store"},

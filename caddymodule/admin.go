@@ -364,6 +364,7 @@ type flowView struct {
 	Changed      time.Time      `json:"changed,omitzero"`
 	Renewed      time.Time      `json:"renewed,omitzero"`
 	Used         time.Time      `json:"used,omitzero"`
+	Unchecked    time.Time      `json:"unchecked,omitzero"` // since when the policy's answer is missing
 }
 
 func viewOf(f *tokens.Flow) flowView {
@@ -372,7 +373,7 @@ func viewOf(f *tokens.Flow) flowView {
 		ControlPlane: f.ControlPlane, Counterparty: f.Counterparty, BoundDID: f.BoundDID, Agreement: f.Agreement,
 		Dataset: f.Dataset, Profile: f.Profile, Renewable: f.Renewable, Route: f.Route,
 		Endpoint: withoutQuery(f.Endpoint), OwnBackend: f.Source != nil, Generation: f.Generation,
-		Created: f.Created, Changed: f.Changed, Renewed: f.Renewed, Used: f.Used,
+		Created: f.Created, Changed: f.Changed, Renewed: f.Renewed, Used: f.Used, Unchecked: f.Unchecked,
 	}
 }
 

@@ -82,6 +82,10 @@ type App struct {
 	// Resolver says how the DIDs of consumers are resolved.
 	Resolver *Resolver `json:"resolver,omitempty"`
 
+	// PolicyRaw is asked whether a flow may be started, and at each renewal whether its tokens may be renewed. Default: none;
+	// then the control plane's word is enough.
+	PolicyRaw json.RawMessage `json:"policy,omitempty" caddy:"namespace=edrgate.policies inline_key=module"`
+
 	// StoreRaw is the store of flows. Default: badger in the directory edrgate of Caddy's data directory.
 	StoreRaw json.RawMessage `json:"store,omitempty" caddy:"namespace=edrgate.stores inline_key=module"`
 
@@ -93,7 +97,9 @@ type App struct {
 	client       *controlplane.Client
 	participants []*participant // in the order of names, the app's own first
 	book         *addressBook
-	issuers      []issuerOf // of all sites, as they are provisioned
+	issuers      []issuerOf    // of all sites, as they are provisioned
+	policy       tokens.Policy // nil: none
+	endOnDeny    bool
 
 	mu      sync.Mutex // guards what follows
 	held    string     // key of the reference to the pool; empty: none
@@ -143,6 +149,10 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
+	err = a.provisionPolicy(ctx)
+	if err != nil {
+		return err
+	}
 	return a.provisionParticipants()
 }
 
@@ -163,6 +173,8 @@ func (a *App) tokenConfig() tokens.Config {
 		RevokeOnReuse:           a.ReusePolicy == reuseRevoke,
 		ConflictOnRepeatedStart: a.DuplicateStart == duplicateConflict,
 		CacheEntries:            max(tokens.DefaultCacheEntries/len(a.participants), minCacheEntries),
+		Policy:                  a.policy,
+		EndOnDeny:               a.endOnDeny,
 	}
 }
 

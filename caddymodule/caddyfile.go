@@ -87,6 +87,15 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			timeout         <duration>
 //			relationship    any|capability_invocation|none
 //		}
+//		policy authzen|webhook <url> [insecure] {
+//			bearer          <token>
+//			header          <name> <value>
+//			timeout         <duration>
+//			on_deny         refuse|revoke
+//			cache           <duration>
+//			allow_addresses <cidr...>
+//			tls_trust_pool  <module>
+//		}
 //		store <name> {
 //			...
 //		}
@@ -134,6 +143,7 @@ func (a *App) options() map[string]func(*caddyfile.Dispenser) error {
 		"tombstone_ttl":             positive(&a.TombstoneTTL),
 		"clock_skew":                positive(&a.ClockSkew),
 		"resolver":                  a.parseResolver,
+		"policy":                    a.parsePolicy,
 		"store":                     a.parseStore,
 	})
 	return options
@@ -291,6 +301,26 @@ func appendText(list *[]string) func(*caddyfile.Dispenser) error {
 			return d.ArgErr()
 		}
 		*list = append(*list, value)
+		return endOfLine(d)
+	}
+}
+
+// namedText is the form of an option with a name and a value, which may be repeated with other names.
+func namedText(values *map[string]string) func(*caddyfile.Dispenser) error {
+	return func(d *caddyfile.Dispenser) error {
+		option := d.Val()
+		var name, value string
+		if !d.AllArgs(&name, &value) {
+			return d.ArgErr()
+		}
+		_, exists := (*values)[name]
+		if exists {
+			return d.Errf("%s %s is set twice", option, name)
+		}
+		if *values == nil {
+			*values = map[string]string{}
+		}
+		(*values)[name] = value
 		return endOfLine(d)
 	}
 }

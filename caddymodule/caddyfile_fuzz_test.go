@@ -27,6 +27,8 @@ func FuzzGlobalOption(f *testing.F) {
 		"store badger {\npath /x\nmin_free 2GiB\nreserve 1MB\n}",
 		"participant a {\ndid did:web:a\nsigning_key a.pem\npublic_url https://a.example insecure\ncontrol_plane cp\nroute r {\ndataset x\n}\n}\nparticipant b {\n}\nparticipant c",
 		"participant {\n}", "participant a {", "participant a {\nstore badger\n}",
+		"policy authzen https://pdp/e {\nbearer {env.X}\nheader X-Tenant t\ntimeout 1s\non_deny revoke\ncache 30s\nallow_addresses 10.0.0.0/8\n}",
+		"policy webhook http://pdp insecure", "policy", "policy opa https://pdp",
 		"store nothing", "did", "did a b", "did {\n}", "route", "}", "{", "\"", "did \"a", "<<X\nX", "# only",
 	} {
 		f.Add(block)

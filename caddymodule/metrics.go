@@ -57,6 +57,7 @@ type collectors struct {
 	missing      *prometheus.GaugeVec
 	didFetches   *prometheus.CounterVec
 	didFetchTime prometheus.Histogram
+	policy       *policyMetrics
 	build        *prometheus.GaugeVec
 }
 
@@ -98,15 +99,16 @@ func newCollectors() *collectors {
 		missing:      gauge("registrations_missing", "Registrations at control planes that are not known to stand.", participantLabel),
 		didFetches:   counter("did_fetches_total", "Fetches of DID documents by result.", "result"),
 		didFetchTime: histogram("did_fetch_duration_seconds", "How long fetches of DID documents took.", stageBuckets),
+		policy:       newPolicyMetrics(),
 		build:        gauge("build_info", "Always 1. The labels say what runs.", "version", "go_version"),
 	}
 }
 
 func (c *collectors) all() []prometheus.Collector {
-	return []prometheus.Collector{
+	return append(c.policy.all(),
 		c.issued, c.renewals, c.requests, c.backends, c.signaling, c.signalTime, c.events, c.stages, c.flows, c.orphaned, c.expiring, c.commits,
 		c.commitSize, c.commitTime, c.storeErrors, c.space, c.callbacks, c.owed, c.looks, c.missing, c.didFetches, c.didFetchTime, c.build,
-	}
+	)
 }
 
 // registerMetrics puts the collectors into a config's registry.
@@ -184,7 +186,7 @@ func newObserver(c *collectors) *observer {
 
 func (o *observer) resolveStages() {
 	for _, operation := range []string{"start", "verify", "renew"} {
-		for _, stage := range []string{"did", "store", "sign", "total"} {
+		for _, stage := range []string{"did", "policy", "store", "sign", "total"} {
 			o.stages[stageKey{operation, stage}] = o.collectors.stages.WithLabelValues(operation, stage)
 		}
 	}

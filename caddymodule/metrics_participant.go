@@ -40,6 +40,7 @@ type participantObserver struct {
 	expiring  prometheus.Gauge
 	owed      *prometheus.GaugeVec
 	missing   prometheus.Gauge
+	unchecked prometheus.Gauge
 }
 
 // The closed sets of label values.
@@ -54,7 +55,7 @@ var (
 		tokens.CodeProofClaims, tokens.CodeProofIssuer, tokens.CodeProofNotBound, tokens.CodeProofAudience,
 		tokens.CodeProofExpired, tokens.CodeProofTime, tokens.CodeProofToken, tokens.CodeProofTokenFlow,
 		tokens.CodeProofKey, tokens.CodeProofSignature, tokens.CodeProofReplayed, tokens.CodeRenewalForbidden,
-		tokens.CodeFlowSuspended, tokens.CodeFlowEnded, tokens.CodeFlowNotStarted, tokens.CodeUnavailable,
+		tokens.CodePolicyDenied, tokens.CodeFlowSuspended, tokens.CodeFlowEnded, tokens.CodeFlowNotStarted, tokens.CodeUnavailable,
 	}
 	renewalOutcomes = []tokens.RenewalOutcome{tokens.Rotated, tokens.Replayed, tokens.FirstAgain, tokens.RolledForward}
 	requestFaults   = []string{reasonMissing, reasonMalformed, reasonPath, reasonUpgrade, reasonMethod, reasonBody}
@@ -86,7 +87,7 @@ func (p *participantObserver) release() {
 	}
 	delete(p.participants, p.name)
 	c := p.collectors
-	for _, gauges := range []*prometheus.GaugeVec{c.flows, c.orphaned, c.expiring, c.owed, c.missing} {
+	for _, gauges := range []*prometheus.GaugeVec{c.flows, c.orphaned, c.expiring, c.owed, c.missing, c.policy.unchecked} {
 		gauges.DeletePartialMatch(prometheus.Labels{participantLabel: p.name})
 	}
 }
@@ -100,13 +101,15 @@ func (o *observer) newParticipant(name string) *participantObserver {
 		backends: countersOf(c.backends.MustCurryWith(its), "answered", "rejected", "unreachable", "denied", "misconfigured"),
 		looks:    countersOf(c.looks.MustCurryWith(its), names(controlplane.RegistrationResults())...),
 		events: countersOf(c.events.MustCurryWith(its), tokens.EventRollForward, tokens.EventReuse, tokens.EventReplay, tokens.EventConflict,
-			tokens.EventForeign, tokens.EventOrphan, tokens.EventUnknownEnding, tokens.EventClockJump, tokens.EventPinned, tokens.EventUnused, tokens.EventUntold),
+			tokens.EventForeign, tokens.EventOrphan, tokens.EventUnknownEnding, tokens.EventClockJump, tokens.EventPinned, tokens.EventUnused, tokens.EventUntold,
+			tokens.EventUnchecked, tokens.EventDenied),
 		signaling: c.signaling.MustCurryWith(its),
 		flows:     c.flows.MustCurryWith(its),
 		orphaned:  c.orphaned.With(its),
 		expiring:  c.expiring.With(its),
 		owed:      c.owed.MustCurryWith(its),
 		missing:   c.missing.With(its),
+		unchecked: c.policy.unchecked.With(its),
 	}
 	p.resolveCallbacks(c.callbacks.MustCurryWith(its))
 	p.resolveIssued(c.issued.MustCurryWith(its))
@@ -182,6 +185,9 @@ func (p *participantObserver) Flows(c tokens.FlowCount) {
 	p.orphaned.Set(float64(c.Orphaned))
 	p.expiring.Set(float64(c.Expiring))
 }
+
+// Unchecked implements tokens.Observer.
+func (p *participantObserver) Unchecked(n int) { p.unchecked.Set(float64(n)) }
 
 // Event implements tokens.Observer.
 func (p *participantObserver) Event(name string) { p.events.inc(name) }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/edrgate/edrgate/policy"
 	"github.com/edrgate/edrgate/signaling/controlplane"
 	"github.com/edrgate/edrgate/store/badger"
 	"github.com/edrgate/edrgate/tokens"
@@ -73,6 +74,11 @@ func TestObserver(t *testing.T) {
 	o.Looked(controlplane.RegistrationMade)
 	o.Looked("http://cp:9191")
 	o.Unregistered(2)
+	o.PolicyDecided(tokens.PolicyRenew, policy.Deny, time.Millisecond)
+	o.PolicyDecided(tokens.PolicyRenew, policy.Cached, time.Millisecond)
+	o.PolicyDecided("flow-4711", policy.Deny, time.Millisecond)
+	o.PolicyBreaker("open")
+	o.Unchecked(4)
 
 	for _, want := range []struct {
 		metric, labels string
@@ -107,6 +113,13 @@ func TestObserver(t *testing.T) {
 		{"edrgate_store_space_state", "low", 1},
 		{"edrgate_store_space_state", "ok", 0},
 		{"edrgate_did_fetches_total", "ok", 1},
+		{"edrgate_policy_decisions_total", "renew deny", 1},
+		{"edrgate_policy_decisions_total", "renew cached", 1},
+		{"edrgate_policy_decisions_total", "other other", 1},
+		{"edrgate_policy_duration_seconds", "", 2},
+		{"edrgate_policy_breaker_state", "open", 1},
+		{"edrgate_policy_breaker_state", "closed", 0},
+		{"edrgate_flows_unchecked", "", 4},
 	} {
 		got, ok := series(t, registry, want.metric)[want.labels]
 		if !ok || got != want.value {

@@ -4,10 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"regexp"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/edrgate/edrgate/tokens"
 )
 
 // filePlaceholder is a placeholder for the content of a file.
@@ -28,6 +32,22 @@ func replacePlaceholders(replacer *caddy.Replacer, text string) (string, error) 
 		}
 	}
 	return "", err
+}
+
+// headerSecret returns the value of a credential that is sent in a header. Errors name the option.
+func headerSecret(replacer *caddy.Replacer, logger *slog.Logger, option, configured string) (tokens.Secret, error) {
+	if !strings.Contains(configured, "{") {
+		logger.Warn("a credential is part of the configuration, which the admin API shows: use a placeholder", "option", option)
+	}
+	value, err := replacePlaceholders(replacer, configured)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", option, err)
+	}
+	value = strings.TrimRight(value, "\r\n") // as editors leave it in a file
+	if !isFieldValue(value) {
+		return "", fmt.Errorf("%s cannot stand in a header", option)
+	}
+	return tokens.Secret(value), nil
 }
 
 func checkReadable(file string) error {

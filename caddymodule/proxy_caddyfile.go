@@ -1,6 +1,8 @@
 package caddymodule
 
 import (
+	"encoding/json"
+
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
@@ -74,7 +76,7 @@ func (h *Proxy) unmarshalOption(d *caddyfile.Dispenser) error {
 	case "response_header_timeout":
 		return positive(&h.ResponseHeaderTimeout)(d)
 	case "tls_trust_pool":
-		return h.unmarshalTrustPool(d)
+		return trustPool(&h.TrustPoolRaw)(d)
 	case "tls_client_auth":
 		return h.unmarshalClientAuth(d)
 	default:
@@ -142,23 +144,25 @@ func (h *Proxy) unmarshalClientAuth(d *caddyfile.Dispenser) error {
 	return endOfLine(d)
 }
 
-// unmarshalTrustPool reads tls_trust_pool <module> as reverse_proxy does.
-func (h *Proxy) unmarshalTrustPool(d *caddyfile.Dispenser) error {
-	if h.TrustPoolRaw != nil {
-		return d.Err("tls_trust_pool is there twice")
+// trustPool is the form of tls_trust_pool <module>, as reverse_proxy reads it.
+func trustPool(field *json.RawMessage) func(*caddyfile.Dispenser) error {
+	return func(d *caddyfile.Dispenser) error {
+		if *field != nil {
+			return d.Err("tls_trust_pool is there twice")
+		}
+		if !d.NextArg() {
+			return d.ArgErr()
+		}
+		name := d.Val()
+		unmarshaler, err := caddyfile.UnmarshalModule(d, "tls.ca_pool.source."+name)
+		if err != nil {
+			return err
+		}
+		pool, ok := unmarshaler.(caddytls.CA)
+		if !ok {
+			return d.Errf("tls_trust_pool: module %s is not a source of certificates", name)
+		}
+		*field = caddyconfig.JSONModuleObject(pool, "provider", name, nil)
+		return nil
 	}
-	if !d.NextArg() {
-		return d.ArgErr()
-	}
-	name := d.Val()
-	unmarshaler, err := caddyfile.UnmarshalModule(d, "tls.ca_pool.source."+name)
-	if err != nil {
-		return err
-	}
-	pool, ok := unmarshaler.(caddytls.CA)
-	if !ok {
-		return d.Errf("tls_trust_pool: module %s is not a source of certificates", name)
-	}
-	h.TrustPoolRaw = caddyconfig.JSONModuleObject(pool, "provider", name, nil)
-	return nil
 }

@@ -32,6 +32,7 @@ const (
 	edcAudience      = "The 'aud' claim does not name this participant."
 	edcTimes         = "The 'iat', 'nbf' and 'exp' claims are not those of a fresh token."
 	edcProofReplayed = "The token was already used to refresh."
+	edcDenied        = "The renewal is not permitted by policy."
 )
 
 // renewalRefusal is how one code is answered in the two formats. In the EDC format everything is 401 (observed on
@@ -63,6 +64,7 @@ var renewalRefusals = map[tokens.Code]renewalRefusal{
 	tokens.CodeFlowSuspended:    {oauth.CodeInvalidGrant, "the data flow is suspended", edcGone},
 	tokens.CodeFlowEnded:        {oauth.CodeInvalidGrant, "the data flow has ended", edcGone},
 	tokens.CodeRefreshInvalid:   {oauth.CodeInvalidGrant, "the refresh token is not valid", fixed(edcAccess, edcOtherRefresh)},
+	tokens.CodePolicyDenied:     {oauth.CodeInvalidGrant, "the policy does not permit the renewal", fixed(edcAccess, edcDenied)},
 	tokens.CodeRefreshReused:    {oauth.CodeInvalidGrant, "the refresh token is not valid", fixed(edcAccess, edcOtherRefresh)},
 }
 

@@ -130,18 +130,7 @@ func (c *Register) apiKey(p *participant, replacer *caddy.Replacer) (tokens.Secr
 	if c.APIKey == "" {
 		return "", nil
 	}
-	if !strings.Contains(c.APIKey, "{") {
-		p.logger.Warn("an api_key of a control plane is part of the configuration, which the admin API shows: use a placeholder")
-	}
-	key, err := replacer.ReplaceOrErr(c.APIKey, true, true)
-	if err != nil {
-		return "", fmt.Errorf("api_key: %w", err)
-	}
-	key = strings.TrimRight(key, "\r\n") // as editors leave it in a file
-	if !isFieldValue(key) {
-		return "", errors.New("api_key cannot stand in a header")
-	}
-	return tokens.Secret(key), nil
+	return headerSecret(replacer, p.logger, "api_key", c.APIKey)
 }
 
 func (p *participant) provisionRegistrar(replacer *caddy.Replacer) error {

@@ -44,7 +44,7 @@ func (r *Route) options() map[string]func(*caddyfile.Dispenser) error {
 		"label":      texts(&r.Labels),
 		"metadata":   r.parseMetadata,
 		"backend":    text(&r.Backend),
-		"header":     r.parseHeader,
+		"header":     namedText(&r.Headers),
 		"secret":     r.parseSecret,
 		"public_url": text(&r.PublicURL),
 		"async":      func(d *caddyfile.Dispenser) error { return setFlag(d, &r.Async) },
@@ -58,22 +58,6 @@ func (r *Route) parseMetadata(d *caddyfile.Dispenser) error {
 		return d.Err("metadata takes the name of a member and the values that it may have: metadata <member> <value>...")
 	}
 	r.Metadata = append(r.Metadata, RouteMetadata{Member: args[0], Values: args[1:]})
-	return endOfLine(d)
-}
-
-func (r *Route) parseHeader(d *caddyfile.Dispenser) error {
-	var name, value string
-	if !d.AllArgs(&name, &value) {
-		return d.ArgErr()
-	}
-	_, exists := r.Headers[name]
-	if exists {
-		return d.Errf("header %s is set twice", name)
-	}
-	if r.Headers == nil {
-		r.Headers = map[string]string{}
-	}
-	r.Headers[name] = value
 	return endOfLine(d)
 }
 

@@ -31,7 +31,7 @@ func TestBothBuildsHaveTheSameModules(t *testing.T) {
 		t.Errorf("%s has the modules\n%s\nand %s has\n%s", binary, strings.Join(ours, "\n"), pinned, strings.Join(theirs, "\n"))
 	}
 	for _, wanted := range []string{
-		"edrgate", "edrgate.stores.badger", "admin.api.edrgate", "http.handlers.edr_auth", "http.handlers.edr_health",
+		"edrgate", "edrgate.policies.authzen", "edrgate.policies.webhook", "edrgate.stores.badger", "admin.api.edrgate", "http.handlers.edr_auth", "http.handlers.edr_health",
 		"http.handlers.edr_proxy", "http.handlers.edr_refresh", "http.handlers.edr_signaling",
 	} {
 		if !slices.Contains(ours, wanted) {

@@ -82,6 +82,7 @@ const (
 	textState       = "the state of the data flow does not allow this"
 	textUnserved    = "this data plane does not serve the dataset"
 	textNoRenewal   = "the profile demands token renewal, which needs a counterparty known by its DID"
+	textDenied      = "the policy of this data plane does not permit the data flow"
 	textUnavailable = "temporarily unavailable"
 	textInvalid     = "the message is not valid"
 )
@@ -102,6 +103,8 @@ func refusalOf(err error, starting bool) *refusal {
 	case tokens.CodeNoRenewal:
 		r.status, r.text = http.StatusBadRequest, textNoRenewal
 		r.detail = "map the counterparty's id to a DID with did_map"
+	case tokens.CodePolicyDenied:
+		r.status, r.text = http.StatusForbidden, textDenied // RFC 9110 §15.5.4: understood, and not to be repeated
 	case tokens.CodeConflict:
 		r.status, r.text = http.StatusConflict, textConflict
 	case tokens.CodeForeign:

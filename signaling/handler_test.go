@@ -271,6 +271,7 @@ func TestErrorsOfTheCore(t *testing.T) {
 		{tokens.CodeState, resume, 409, textState, "INFO"},
 		{tokens.CodeUnserved, path, 400, textUnserved, "INFO"},
 		{tokens.CodeNoRenewal, path, 400, textNoRenewal, "INFO"},
+		{tokens.CodePolicyDenied, path, 403, textDenied, "INFO"},
 		{tokens.CodeUnavailable, path, 503, textUnavailable, "ERROR"},
 		{tokens.CodeUnavailable, "/dataflows/tp-1/terminate", 503, textUnavailable, "ERROR"},
 		{tokens.CodeUnavailable, "/dataflows/tp-1/status", 503, textUnavailable, "ERROR"},

@@ -44,6 +44,9 @@ const (
 	CodeRenewalForbidden Code = "renewal_forbidden" // the flow is bound to no DID, so nobody can prove to be its consumer
 )
 
+// CodePolicyDenied refuses a start or a renewal because the policy says no.
+const CodePolicyDenied Code = "policy_denied"
+
 // Refusals of a signaling operation.
 const (
 	CodeInvalid   Code = "invalid"         // a field is missing, malformed or contradictory; Detail names it
@@ -122,6 +125,12 @@ func refuse(code Code, format string, args ...any) *Error {
 	return &Error{Code: code, Detail: fmt.Sprintf(format, args...)}
 }
 
+// unavailable passes on when the cause may be gone, if that is known.
 func unavailable(cause error, format string, args ...any) *Error {
-	return &Error{Code: CodeUnavailable, Detail: fmt.Sprintf(format, args...), cause: cause}
+	e := &Error{Code: CodeUnavailable, Detail: fmt.Sprintf(format, args...), cause: cause}
+	var later interface{ RetryAfter() time.Duration }
+	if errors.As(cause, &later) {
+		e.RetryAfter = later.RetryAfter()
+	}
+	return e
 }

@@ -118,6 +118,10 @@ type Flow struct {
 	Used    time.Time `json:"used,omitzero"`    // first data request or renewal; written once
 
 	Report *report `json:"report,omitempty"` // what its control plane has still to be told
+
+	// Unchecked is since when the policy could not tell about the start; zero: it has answered, or there is none. While it is
+	// set, a started flow opens nothing.
+	Unchecked time.Time `json:"unchecked,omitzero"`
 }
 
 // message is one signaling message that was carried out, so that a repeat of it is not (DPS messageId).

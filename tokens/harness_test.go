@@ -286,6 +286,8 @@ type recorder struct {
 	events map[string]int
 	issued map[string]int
 	flows  FlowCount
+
+	unchecked int
 }
 
 func (r *recorder) Stage(string, string, time.Duration) {}
@@ -306,6 +308,12 @@ func (r *recorder) Flows(c FlowCount) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.flows = c
+}
+
+func (r *recorder) Unchecked(n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unchecked = n
 }
 
 func (r *recorder) count(event string) int {

@@ -21,6 +21,8 @@ const (
 	EventPinned        = "pinned"         // an ending that the store did not take, effective in memory only
 	EventUnused        = "unused"         // a flow ended since its EDR was never used
 	EventUntold        = "untold"         // a flow ended by the gateway whose control plane cannot be told
+	EventUnchecked     = "unchecked"      // a flow started although the policy could not tell: it opens nothing yet
+	EventDenied        = "denied"         // a flow ended since the policy denies it
 )
 
 // Suspend blocks a flow until it is resumed. Tokens stay what they are; none of them opens anything meanwhile. A flow
@@ -159,7 +161,7 @@ func (s *Service) endKnown(ctx context.Context, p *pin) (Ending, error) {
 		s.c.Observer.Event(EventForeign)
 		return Ending{Outcome: NotOwned}, nil
 	}
-	s.c.Live.advance(result.Flow.key(), record.Version, result.Flow.State)
+	s.c.Live.advance(result.Flow.key(), record.Version, result.Flow.effective())
 	if result.Outcome == Applied {
 		s.owe(result.Flow)
 	}
@@ -219,6 +221,7 @@ func (f *Flow) bury() {
 	f.Source, f.Salt, f.Proofs = nil, nil, nil
 	f.Claims, f.Metadata, f.Labels = nil, nil, nil
 	f.CurrentKey, f.PreviousKey, f.FirstKey = "", "", ""
+	f.Unchecked = time.Time{}
 }
 
 // leaveTombstone records the ending of a flow that is not known.
@@ -286,7 +289,7 @@ func (s *Service) resume(ctx context.Context, caller Caller, m Message, op opera
 		}
 		f.State, f.Reason, f.Changed = Started, "", now
 		f.remember(m.MessageID, op)
-		edit := store.Edit{Event: string(Started)}
+		edit := store.Edit{Event: string(f.effective())}
 		edit.Data, err = f.encode()
 		return edit, err
 	})
@@ -303,7 +306,7 @@ func (s *Service) resume(ctx context.Context, caller Caller, m Message, op opera
 	if err != nil {
 		return nil, unavailable(err, "resuming flow %s", m.ProcessID)
 	}
-	s.c.Live.advance(f.key(), record.Version, f.State)
+	s.c.Live.advance(f.key(), record.Version, f.effective())
 	s.owe(f)
 	if !changed {
 		return s.edr(f, "repeat", true)

@@ -10,13 +10,14 @@ import (
 
 // Live holds the present state of the flows that are in use. It hangs on the store, not on a configuration, so that a
 // flow ended under a new configuration is seen by requests admitted under an old one. Memory follows use: a flow's
-// entry goes when no remembered token points at it any more. It also holds which reports are owed.
+// entry goes when no remembered token points at it any more. It also holds which reports are owed, and which flows wait for the policy.
 type Live struct {
 	seed   maphash.Seed
 	shards [liveShards]liveShard
 
-	mu   sync.Mutex // guards what follows
-	owed map[string]*owed
+	mu       sync.Mutex // guards what follows, by participant
+	owed     map[string]*owed
+	rechecks map[string]*rechecks
 }
 
 const liveShards = 64
@@ -50,7 +51,7 @@ type pin struct {
 
 // NewLive returns an empty set of states.
 func NewLive() *Live {
-	l := &Live{seed: maphash.MakeSeed(), owed: map[string]*owed{}}
+	l := &Live{seed: maphash.MakeSeed(), owed: map[string]*owed{}, rechecks: map[string]*rechecks{}}
 	for i := range l.shards {
 		l.shards[i].flows = map[string]weak.Pointer[liveFlow]{}
 		l.shards[i].pins = map[string]*pin{}
@@ -69,6 +70,18 @@ func (l *Live) owedBy(participant string) *owed {
 		l.owed[participant] = o
 	}
 	return o
+}
+
+// recheckedBy returns the flows of a participant that wait for the policy. They are here for the same reason.
+func (l *Live) recheckedBy(participant string) *rechecks {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r := l.rechecks[participant]
+	if r == nil {
+		r = newRechecks()
+		l.rechecks[participant] = r
+	}
+	return r
 }
 
 func (l *Live) shard(key string) *liveShard {
@@ -123,6 +136,17 @@ func (l *Live) advance(key string, version uint64, state State) {
 	p := s.pins[key]
 	if p != nil && (state.Ended() || p.op.state == Suspended) {
 		s.release(key, f)
+	}
+}
+
+// saw tells of a record's state at a version as a reader does: a pin that waits to be recorded stays.
+func (l *Live) saw(key string, version uint64, state State) {
+	s := l.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.flows[key].Value()
+	if f != nil {
+		f.advance(version, state)
 	}
 }
 
@@ -221,7 +245,7 @@ func (l *Live) marked(key string) bool {
 const stateBits = 4
 
 var stateCodes = map[State]uint64{
-	Preparing: 1, Prepared: 2, Starting: 3, Started: 4, Suspended: 5, Completed: 6, Terminated: 7,
+	Preparing: 1, Prepared: 2, Starting: 3, Started: 4, Suspended: 5, Completed: 6, Terminated: 7, unchecked: 8,
 }
 
 var stateNames = func() [1 << stateBits]State {

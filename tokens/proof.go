@@ -206,12 +206,7 @@ func (s *Service) resolve(ctx context.Context, a *authentication, with func(ctx 
 	if errors.As(err, &definite) && definite.Refused() {
 		return nil, &Error{Code: CodeProofKey, cause: err}
 	}
-	e := unavailable(err, "key of the proof")
-	var later interface{ RetryAfter() time.Duration }
-	if errors.As(err, &later) {
-		e.RetryAfter = later.RetryAfter()
-	}
-	return nil, e
+	return nil, unavailable(err, "key of the proof")
 }
 
 // verifies checks that the key is of the kind that the algorithm names (RFC 8725 §3.1), and the signature.

@@ -115,6 +115,10 @@ func (s *Service) renew(ctx context.Context, refresh string, proof *authenticati
 	if err != nil {
 		return nil, err
 	}
+	err = s.permitRenewal(ctx, f)
+	if err != nil {
+		return nil, err
+	}
 	f, outcome, err := s.exchange(ctx, token, proof)
 	if err != nil {
 		return nil, err
@@ -214,6 +218,8 @@ func (s *Service) decide(f *Flow, token *refreshToken, proof *authentication, no
 		return "", refuse(CodeFlowSuspended, "flow %s is suspended", f.ID)
 	case f.State != Started:
 		return "", refuse(CodeFlowNotStarted, "flow %s is not started", f.ID)
+	case f.effective() == unchecked:
+		return "", errUnchecked(f, "")
 	}
 	if s.c.RefreshTTL > 0 && now.After(f.lastRotation().Add(s.c.RefreshTTL)) {
 		return "", refuse(CodeRefreshInvalid, "refresh token of flow %s was not used for %s", f.ID, s.c.RefreshTTL)

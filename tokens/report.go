@@ -26,6 +26,7 @@ func ReportEvents() []ReportEvent { return []ReportEvent{ReportCompleted, Report
 const (
 	CauseRevoked = "revoke" // by the operator, or because of a stolen refresh token
 	CauseUnused  = "unused" // its EDR was never used
+	CauseDenied  = "denied" // the policy does not permit it
 )
 
 // ReportPromise says whether the control plane will be told of an ending.
@@ -324,7 +325,7 @@ func (s *Service) editReport(ctx context.Context, flow string, edit func(*Flow) 
 		result := store.Edit{Expires: old.Expires}
 		changed = f.State != before
 		if changed {
-			result.Event, result.Ending = string(f.State), f.State.Ended()
+			result.Event, result.Ending = string(f.effective()), f.State.Ended()
 		}
 		if f.State.Ended() {
 			result.Expires = s.forgotten(f)
@@ -342,7 +343,7 @@ func (s *Service) editReport(ctx context.Context, flow string, edit func(*Flow) 
 		return nil, unavailable(err, "report of flow %s", flow)
 	}
 	if changed {
-		s.c.Live.advance(f.key(), record.Version, f.State)
+		s.c.Live.advance(f.key(), record.Version, f.effective())
 	}
 	s.owe(f)
 	return f, nil

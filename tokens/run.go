@@ -29,12 +29,14 @@ type mark struct {
 	live *liveFlow
 }
 
-// Run does what no request waits for, until ctx ends: it records first uses, tries again what the store did not take,
-// removes expired tombstones, watches the clock, and counts flows. It returns when all of that has ended.
+// Run does what no request waits for, until ctx ends: it records first uses, tries again what the store did not take, asks
+// the policy about flows that are unchecked, removes expired tombstones, watches the clock, and counts flows. It returns
+// when all of that has ended.
 func (s *Service) Run(ctx context.Context) {
-	var counting sync.WaitGroup
-	counting.Go(func() { s.keepCounting(ctx) })
-	defer counting.Wait()
+	var beside sync.WaitGroup
+	beside.Go(func() { s.keepCounting(ctx) })
+	beside.Go(func() { s.keepRechecking(ctx) })
+	defer beside.Wait()
 	watch := newClockWatch(s.c.Now, s.c.Elapsed)
 	sweep := time.NewTicker(sweepEvery)
 	defer sweep.Stop()
@@ -180,6 +182,7 @@ func (s *Service) count(ctx context.Context) bool {
 		return false
 	}
 	s.c.Observer.Flows(c)
+	s.c.Observer.Unchecked(s.rechecks.len())
 	if c.Orphaned > 0 {
 		s.c.Logger.Warn("flows of control planes that are not configured: name the former one, or end the flows", "flows", c.Orphaned)
 	}
@@ -194,6 +197,9 @@ func (s *Service) add(c *FlowCount, f *Flow) {
 	}
 	if f.State.Ended() {
 		return
+	}
+	if !f.Unchecked.IsZero() {
+		s.rechecks.put(f.ID, s.c.Now())
 	}
 	if !s.controlPlanes[s.owner(f)] {
 		c.Orphaned++

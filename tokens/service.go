@@ -38,7 +38,7 @@ type KeyResolver interface {
 
 // Observer is told of what happens, for metrics. Its methods are called on the request path: they must not block.
 type Observer interface {
-	// Stage reports how long one stage ("did", "store", "sign", or "total") of an operation ("renew", "verify", "start")
+	// Stage reports how long one stage ("did", "policy", "store", "sign", or "total") of an operation ("renew", "verify", "start")
 	// took. Of "verify" only tokens that are not remembered are reported.
 	Stage(operation, stage string, took time.Duration)
 	// Issued reports an access token: reason is "start", "repeat", "resume" or "renew" ("start" and "repeat" also for the
@@ -48,6 +48,8 @@ type Observer interface {
 	Event(name string)
 	// Flows reports how many flows there are, from a slow background count.
 	Flows(c FlowCount)
+	// Unchecked reports how many flows wait for the policy's answer about their start, as far as this process knows.
+	Unchecked(n int)
 }
 
 // FlowCount is how many flows a participant has.
@@ -98,6 +100,13 @@ type Config struct {
 	// StoreIsTended says that another service of the process sweeps the store and watches the clock, which is enough once.
 	StoreIsTended bool
 
+	// Policy is asked whether a flow may be started, and at each renewal whether its tokens may be renewed. Default: none,
+	// and everything is permitted that the rest permits.
+	Policy Policy
+
+	// EndOnDeny ends a flow whose renewal the policy denies. Otherwise that renewal is refused and the flow stays.
+	EndOnDeny bool
+
 	CacheEntries int // verified tokens remembered; default 65,536
 
 	// Route says what the configuration makes of a flow. It is called with the whole flow when one of its tokens is first
@@ -134,6 +143,7 @@ type Service struct {
 	verdicts      *verdicts
 	marks         chan mark
 	owed          *owed
+	rechecks      *rechecks
 }
 
 // New returns a service. It reads and writes nothing yet.
@@ -148,6 +158,7 @@ func New(c Config) (*Service, error) {
 		verdicts:      newVerdicts(c.CacheEntries),
 		marks:         make(chan mark, maxMarks),
 		owed:          c.Live.owedBy(c.Participant),
+		rechecks:      c.Live.recheckedBy(c.Participant),
 	}
 	for _, name := range c.ControlPlanes {
 		s.controlPlanes[name] = true
@@ -223,6 +234,7 @@ func (unobserved) Stage(string, string, time.Duration) {}
 func (unobserved) Issued(string, bool)                 {}
 func (unobserved) Event(string)                        {}
 func (unobserved) Flows(FlowCount)                     {}
+func (unobserved) Unchecked(int)                       {}
 
 // Caller is who asks for a signaling operation: the configured name of a control plane.
 type Caller string

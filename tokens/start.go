@@ -44,6 +44,13 @@ func (s *Service) Start(ctx context.Context, caller Caller, r StartRequest) (*ED
 	if err != nil {
 		return nil, err
 	}
+	exists, err := s.permitStart(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	if exists {
+		return s.startAgain(ctx, caller, &r)
+	}
 	data, err := f.encode()
 	if err != nil {
 		return nil, unavailable(err, "flow %s", f.ID)
@@ -57,7 +64,10 @@ func (s *Service) Start(ctx context.Context, caller Caller, r StartRequest) (*ED
 	if err != nil {
 		return nil, unavailable(err, "creating flow %s", f.ID)
 	}
-	s.c.Live.advance(f.key(), record.Version, f.State)
+	s.c.Live.advance(f.key(), record.Version, f.effective())
+	if !f.Unchecked.IsZero() {
+		s.recheckLater(f)
+	}
 	if f.startOwed() {
 		s.owe(f)
 		return &EDR{Flow: f, Pending: true}, nil

@@ -109,6 +109,8 @@ func (a *Access) Live() error {
 		return &Error{Code: CodeFlowSuspended, Dialect: a.flow.Dialect, TokenID: a.id}
 	case Completed, Terminated:
 		return &Error{Code: CodeFlowEnded, Dialect: a.flow.Dialect, TokenID: a.id}
+	case unchecked:
+		return errUnchecked(a.flow, a.id)
 	}
 	return &Error{Code: CodeFlowNotStarted, Dialect: a.flow.Dialect, TokenID: a.id}
 }
@@ -138,6 +140,9 @@ func (s *Service) Verify(ctx context.Context, token string, at Request, site *Si
 	}
 	err := a.Live()
 	if err != nil {
+		if CodeOf(err) == CodeUnavailable {
+			s.rechecks.hurry(a.flow.ID, now)
+		}
 		return nil, err
 	}
 	if !a.covers(at) {
@@ -182,7 +187,7 @@ func (s *Service) admit(ctx context.Context, token string, hash *tokenHash) (*Ac
 	if err != nil {
 		return nil, unavailable(err, "flow %s", claims.Flow)
 	}
-	live.advance(record.Version, f.State)
+	live.advance(record.Version, f.effective())
 	s.c.Live.bind(key, live, f.ControlPlane, func(c Caller) bool { return s.mayEnd(c, f.ControlPlane) })
 	if !f.Used.IsZero() {
 		live.marked.Store(true)

@@ -17,6 +17,7 @@ import (
 var reasons = map[string]string{
 	tokens.CauseRevoked: "the data plane ended the data flow",
 	tokens.CauseUnused:  "the data flow was never used",
+	tokens.CauseDenied:  "the policy of the data plane does not permit the data flow",
 }
 
 // statusMessage is a DataFlowStatusMessage (DPS §1.2).
