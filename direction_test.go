@@ -24,8 +24,9 @@ const (
 // read a package without those that are not listed with it.
 var mayImport = map[string][]string{
 	"":                {"caddymodule"},
-	"caddymodule":     {"signaling", "oauth", "tokens", "did", "store", "internal"},
-	"signaling":       {"tokens", "internal"},
+	"caddymodule":     {"signaling", "oauth", "authserver", "tokens", "did", "store", "internal"},
+	"signaling":       {"authserver", "tokens", "internal"},
+	"authserver":      {"tokens", "internal"},
 	"oauth":           {"tokens", "internal"},
 	"tokens":          {"store", "internal"},
 	"did":             {"internal"}, // implements what tokens declares, and does not know it

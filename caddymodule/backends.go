@@ -299,11 +299,18 @@ func newBackendSecrets(declared map[string]*BackendSecret, backends *backendList
 	return secrets, nil
 }
 
+// Errors of lookup. They do not quote the name: whoever takes it for the place of the secret itself would have it sent
+// to the other company.
+var (
+	errNoSecret         = errors.New("no secret of this name is declared")
+	errOtherDestination = errors.New("the secret is not declared for this destination")
+)
+
 // lookup returns the secret for a destination.
 func (s backendSecrets) lookup(name string, o origin, path string) (tokens.Secret, error) {
 	secret, ok := s[name]
 	if !ok {
-		return "", fmt.Errorf("secretName: no secret %q is declared", name)
+		return "", errNoSecret
 	}
 	for _, d := range secret.destinations {
 		_, below := canonical.Under(path, d.path)
@@ -311,5 +318,5 @@ func (s backendSecrets) lookup(name string, o origin, path string) (tokens.Secre
 			return secret.value, nil
 		}
 	}
-	return "", fmt.Errorf("secretName: secret %q is not declared for this baseUrl", name)
+	return "", errOtherDestination
 }

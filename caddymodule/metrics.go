@@ -206,7 +206,7 @@ var (
 func newObserver(c *collectors) *observer {
 	o := &observer{
 		collectors:  c,
-		backends:    countersOf(c.backends, "answered", "rejected", "unreachable", "denied", "misconfigured"),
+		backends:    countersOf(c.backends, "answered", "rejected", "unreachable", "denied", "misconfigured", "token_refused", "token_missing"),
 		storeErrors: countersOf(c.storeErrors, "commit", "read", "space", "reserve"),
 		looks:       countersOf(c.looks, names(controlplane.RegistrationResults())...),
 		didFetches:  countersOf(c.didFetches, did.FetchResults()...),
