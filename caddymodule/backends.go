@@ -237,7 +237,8 @@ func parseBackendURL(text string) (*url.URL, origin, string, error) {
 // backendPaths are the rules for paths that operators and control planes write: escapes mean something there.
 var backendPaths = canonical.Options{AllowEncodedSlash: true, AllowEncodedPercent: true, AllowDoubleSlash: true}
 
-// BackendSecret is a credential that flows may have sent to their backend: a data address names it as secretName.
+// BackendSecret is a credential that flows may have sent to their backend, or to its authorization server: a data address
+// names it as secretName or oauth2:clientSecretKey.
 type BackendSecret struct {
 	// Value is the credential, usually a placeholder such as {file./run/secrets/backend-key}, which is replaced when
 	// the config is loaded. Required.

@@ -119,7 +119,9 @@ func TestNoTokenForTheBackend(t *testing.T) {
 		status int
 		count  string
 	}{
-		{"client unknown", func(s *testkit.TokenServer) { s.AnswerText(401, `{"error":"invalid_client","error_description":"CANARY"}`) }, 502, "backend token_refused"},
+		{"client unknown", func(s *testkit.TokenServer) {
+			s.AnswerText(401, `{"error":"invalid_client","error_description":"CANARY"}`)
+		}, 502, "backend token_refused"},
 		{"forbidden", func(s *testkit.TokenServer) { s.AnswerText(403, `CANARY`) }, 502, "backend token_refused"},
 		{"other type", func(s *testkit.TokenServer) {
 			s.AnswerText(200, `{"access_token":"CANARY-token","token_type":"mac"}`)

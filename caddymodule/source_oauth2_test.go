@@ -50,7 +50,7 @@ func TestSourceWithOAuth2(t *testing.T) {
 				if !reflect.DeepEqual(*target.oauth2, c.want) {
 					t.Errorf("got another grant: %s, secret %t", target.oauth2.Endpoint, target.oauth2.ClientSecret == c.want.ClientSecret)
 				}
-				if !target.repeats("x " + c.want.ClientSecret.Reveal() + "y") && len(c.want.ClientSecret) >= minSecretBytes {
+				if !target.repeats("x "+c.want.ClientSecret.Reveal()+"y") && len(c.want.ClientSecret) >= minSecretBytes {
 					t.Error("an answer may repeat the secret")
 				}
 			})
