@@ -86,7 +86,15 @@ func accept(g Grant, token *oauth2.Token, began time.Time) (fetched, *Error) {
 	if !ok {
 		return refuse("the answer's expires_in is not a number of seconds above 0")
 	}
-	return fetched{token: tokens.Secret(token.AccessToken), began: began, until: began.Add(life - min(margin, life/5))}, nil
+	got := fetched{token: tokens.Secret(token.AccessToken), began: began}
+	// expires_in is what the server says of a token that says it itself (oauth2_token_exchange of Data Plane Signaling:
+	// it is advisory, exp counts).
+	expires := claimsOf(got.token).expires()
+	if !expires.IsZero() {
+		life = min(life, expires.Sub(began))
+	}
+	got.until = began.Add(life - min(margin, life/5))
+	return got, nil
 }
 
 // lifeOf reads expires_in, a number (RFC 6749 §5.1) that some servers write as a string.

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"net/url"
 	"os"
 	"strings"
@@ -59,6 +60,24 @@ const (
 	jwtTokenType      = "urn:ietf:params:oauth:token-type:jwt"
 )
 
+// CheckEndpoint checks the URL of a token endpoint. The request has the secret in it, so RFC 6749 §3.2 requires TLS; on a
+// loopback host nobody is in between.
+func CheckEndpoint(text string) error {
+	u, err := url.Parse(text)
+	if err != nil || u.Hostname() == "" || u.Opaque != "" {
+		return errors.New("not an absolute https URL") // the parser's error repeats what may hold a password
+	}
+	if u.User != nil || u.Fragment != "" {
+		return errors.New("must have no user and no fragment") // RFC 6749 §3.2
+	}
+	addr, err := netip.ParseAddr(u.Hostname())
+	loopback := u.Hostname() == "localhost" || err == nil && addr.IsLoopback()
+	if u.Scheme != "https" && (u.Scheme != "http" || !loopback) {
+		return errors.New("must be https, or http on a loopback host")
+	}
+	return nil
+}
+
 // params are the form's parameters beside the client's and the scope.
 func (g Grant) params() (url.Values, error) {
 	v := url.Values{}
@@ -78,6 +97,7 @@ func (g Grant) params() (url.Values, error) {
 	v.Set("grant_type", exchangeGrantType)
 	v.Set("subject_token", subject.Reveal())
 	v.Set("subject_token_type", jwtTokenType)
+	v.Set("requested_token_type", jwtTokenType)
 	return v, nil
 }
 

@@ -153,7 +153,7 @@ func (s *Source) land(e *entry, f *flight, got fetched, failed *Error) {
 		e.retry = s.now().Add(failed.After)
 		return
 	}
-	if s.once && hasJTI(got.token) {
+	if s.once && claimsOf(got.token).JTI != nil {
 		return
 	}
 	f.token, e.kept = got.token, got

@@ -104,7 +104,8 @@ func TestFormOfTheRequest(t *testing.T) {
 		}, url.Values{
 			"grant_type":    {"urn:ietf:params:oauth:grant-type:token-exchange"},
 			"subject_token": {"workload-credential"}, "subject_token_type": {"urn:ietf:params:oauth:token-type:jwt"},
-			"resource": {"urn:r"}, "scope": {"s"},
+			"requested_token_type": {"urn:ietf:params:oauth:token-type:jwt"},
+			"resource":             {"urn:r"}, "scope": {"s"},
 		}},
 	}
 	for _, c := range cases {
@@ -388,6 +389,43 @@ func TestTokenWithJTIIsGivenOnce(t *testing.T) {
 				t.Errorf("%d requests, want %d", got, c.fetchs)
 			}
 		})
+	}
+}
+
+// TestExpOfAJWTCounts: expires_in of a token exchange is advisory.
+func TestExpOfAJWTCounts(t *testing.T) {
+	w := newWorld(t, false)
+	w.Answer(func(rw http.ResponseWriter, _ *http.Request) { // says an hour
+		testkit.WriteToken(rw, jwt(fmt.Sprintf(`{"exp":%d}`, w.clock.Now().Add(5*time.Minute).Unix())))
+	})
+	w.token()
+	w.clock.Advance(5*time.Minute - 31*time.Second)
+	w.token()
+	if got := len(w.Forms()); got != 1 {
+		t.Errorf("%d requests before the end", got)
+	}
+	w.clock.Advance(2 * time.Second)
+	w.token()
+	if got := len(w.Forms()); got != 2 {
+		t.Errorf("%d requests after it", got)
+	}
+}
+
+func TestEndpointsThatAreNone(t *testing.T) {
+	for _, good := range []string{"https://auth.example/token", "http://127.0.0.1:8080/t?x=1", "http://[::1]/", "http://localhost/t"} {
+		if err := authserver.CheckEndpoint(good); err != nil {
+			t.Errorf("%s: %v", good, err)
+		}
+	}
+	for bad, want := range map[string]string{
+		"": "absolute", "/token": "absolute", "https:auth.example": "absolute", "https://": "absolute", "https://a b/CANARY": "absolute",
+		"http://auth.example/token": "must be https", "ftp://127.0.0.1/": "must be https", "file:///etc/passwd": "absolute",
+		"https://u:CANARY@auth.example/": "no user", "https://auth.example/#CANARY": "no user",
+	} {
+		err := authserver.CheckEndpoint(bad)
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "CANARY") {
+			t.Errorf("%s: got %v", bad, err)
+		}
 	}
 }
 

@@ -93,7 +93,8 @@ type participant struct {
 	config   tokens.Config // all but Store and Live
 	address  *addresses
 	routes   *routeTable
-	calls    map[string]*url.URL // where control planes are called back, by name
+	calls    map[string]*url.URL                    // where control planes are called back, by name
+	grants   map[string]*controlplane.Authorization // what these calls are authorized with
 	register *controlplane.Registrar
 	sites    sites
 	service  atomic.Pointer[tokens.Service]
@@ -120,6 +121,10 @@ func (p *participant) provision(replacer *caddy.Replacer) error {
 		return err
 	}
 	err = p.checkAsync()
+	if err != nil {
+		return err
+	}
+	p.grants, err = p.callAuthorizations(replacer)
 	if err != nil {
 		return err
 	}

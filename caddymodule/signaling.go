@@ -96,6 +96,9 @@ func (h *Signaling) Provision(ctx caddy.Context) error {
 		CheckCallback: func(c tokens.Caller, endpoint string) error {
 			return controlplane.CheckCallback(h.participant.calls[string(c)], endpoint)
 		},
+		Differs: func(c tokens.Caller, said *tokens.PlaneAuthorization) string {
+			return h.participant.grants[string(c)].Differs(said)
+		},
 		Checked:  func(c tokens.Caller) { h.participant.register.Checked(string(c), time.Now()) },
 		Observer: h.participant.observer,
 		Logger:   h.logger,
