@@ -144,7 +144,7 @@ func parseProfile(d *caddyfile.Dispenser, profile *string, of map[string]profile
 	}
 	err := checkProfile(*profile, of, settings)
 	if err != nil {
-		return d.WrapErr(err)
+		return d.Errf("authorization %s: %v", *profile, err)
 	}
 	return nil
 }

@@ -9,6 +9,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/edrgate/edrgate/internal/testkit"
 )
 
 func TestAuthorizationCaddyfile(t *testing.T) {
@@ -148,5 +150,34 @@ func TestAuthorizationSettings(t *testing.T) {
 				t.Errorf("got %v, want %q", err, test.want)
 			}
 		})
+	}
+}
+
+// TestGatewayRegistersItsAuthorization: the secret that the control plane is told goes there and nowhere else.
+func TestGatewayRegistersItsAuthorization(t *testing.T) {
+	g := newLiveGateway(t)
+	plane := newDataPlanes(t)
+	secret := g.path("secret")
+	err := os.WriteFile(secret, []byte("CANARY-secret\n"), 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	app := g.app()
+	app["control_planes"] = []object{{"name": "default", "register": []object{{
+		"protocol": "dps", "url": plane.URL + "/dataplanes", "signaling_url": "http://10.0.0.5:8181", "authorization": object{
+			"profile": "oauth2_client_credentials", "token_endpoint": "https://login.example/token", "client_id": "cp",
+			"client_secret": "{file." + secret + "}", "jwks_uri": "https://login.example/jwks",
+		},
+	}}}}
+	g.load(app, g.servers())
+	testkit.Eventually(t, "a registration", func() bool { n, _ := plane.registrations(); return n == 1 })
+	_, body := plane.registrations()
+	const want = `"authorization":{"type":"oauth2_client_credentials","tokenEndpoint":"https://login.example/token","clientId":"cp",` +
+		`"jwksUri":"https://login.example/jwks","clientSecret":"CANARY-secret"}`
+	if !strings.Contains(body, want) {
+		t.Errorf("registered %s", body)
+	}
+	if strings.Contains(g.logged(), "CANARY") {
+		t.Error("the secret is in the log")
 	}
 }

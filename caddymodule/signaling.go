@@ -292,6 +292,16 @@ func (f flowsOf) DeleteControlPlane(ctx context.Context, caller tokens.Caller, i
 //			audience      <id...>
 //			control_plane <name>
 //		}
+//		auth oauth2_token_exchange {
+//			issuer              <url>
+//			jwks                <url>|<file>
+//			subject             <uri...>
+//			client              <id...>
+//			audience            <id...>
+//			scope               <scope...>
+//			participant_context <name...>
+//			control_plane       <name>
+//		}
 //		auth mtls {
 //			san           <dns|uri...>
 //			control_plane <name>
@@ -303,7 +313,7 @@ func (f flowsOf) DeleteControlPlane(ctx context.Context, caller tokens.Caller, i
 //		protocol dps edc
 //	}
 //
-// auth may be repeated. control_plane may be left out where there is one.
+// auth may be repeated. oauth2_client_credentials is another name of oauth2. control_plane may be left out where there is one.
 func (h *Signaling) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the directive's name
 	if d.NextArg() {

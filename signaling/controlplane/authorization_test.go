@@ -2,6 +2,7 @@ package controlplane
 
 import (
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -81,6 +82,10 @@ func TestReportWithoutAToken(t *testing.T) {
 		Profile: ProfileClientCredentials, Grant: authserver.Grant{Endpoint: auth.URL + "/token", ClientID: "c", ClientSecret: "CANARY"},
 	}}
 	x.round()
+	_, err := x.c.Client.call(t.Context(), message{url: p.URL, grant: &x.c.Authorizations["cp"].Grant})
+	if !errors.Is(err, errUnsent) {
+		t.Errorf("got %v, want %v", err, errUnsent)
+	}
 	if len(p.requests()) != 0 || x.observer.count(Retried) != 1 || strings.Contains(x.log.String(), "CANARY") {
 		t.Errorf("%d requests, log %s", len(p.requests()), x.log)
 	}
