@@ -24,9 +24,10 @@ const (
 // read a package without those that are not listed with it.
 var mayImport = map[string][]string{
 	"":                {"caddymodule"},
-	"caddymodule":     {"signaling", "routing", "oauth", "tokens", "did", "policy", "store", "internal"},
-	"signaling":       {"routing", "tokens", "internal"},
+	"caddymodule":     {"signaling", "routing", "oauth", "authserver", "tokens", "did", "policy", "store", "internal"},
+	"signaling":       {"routing", "authserver", "tokens", "internal"},
 	"routing":         {"tokens", "internal"},
+	"authserver":      {"tokens", "internal"},
 	"oauth":           {"tokens", "internal"},
 	"tokens":          {"store", "internal"},
 	"did":             {"internal"},           // implements what tokens declares, and does not know it

@@ -16,6 +16,10 @@ import (
 
 // answer makes of a backend's answer what the consumer may see.
 func (t *flowTransport) answer(req, out *http.Request, res *http.Response, d *delivery) (*http.Response, error) {
+	if res.StatusCode == http.StatusUnauthorized && d.target.oauth2 != nil {
+		// RFC 6750 §3.1: it may have been withdrawn. The next request gets a new one; this one's body is gone.
+		t.tokens.Drop(*d.target.oauth2, d.token)
+	}
 	if t.isRejected(res.StatusCode, d) {
 		// A 401 or 403 would be taken for one about the consumer's token, which it would then renew over and over.
 		discard(res)
@@ -26,12 +30,12 @@ func (t *flowTransport) answer(req, out *http.Request, res *http.Response, d *de
 	if t.flattens(d) {
 		flatten(res)
 	}
-	filterHeader(res.Header, d.target)
+	d.filterHeader(res.Header)
 	d.rewriteReferences(out.URL, res.Header)
 	if res.ContentLength < 0 {
 		// Only such an answer can have trailers. Their values are known when it has been read, the names of some before.
-		filterHeader(res.Trailer, d.target)
-		res.Body = &trailerFilter{ReadCloser: res.Body, res: res, target: d.target}
+		d.filterHeader(res.Trailer)
+		res.Body = &trailerFilter{ReadCloser: res.Body, res: res, delivery: d}
 	}
 	if req.Method == http.MethodHead && out.Method != http.MethodHead {
 		// The address fixes the method; nobody reads the body.
@@ -91,14 +95,14 @@ var answerHeaders = map[string]bool{
 	"X-Powered-By":              true,
 }
 
-func filterHeader(h http.Header, t *target) {
+func (d *delivery) filterHeader(h http.Header) {
 	for name, values := range h {
 		if answerHeaders[name] || strings.HasPrefix(name, "X-Accel-") {
 			delete(h, name)
 			continue
 		}
 		for _, value := range values {
-			if t.repeats(value) {
+			if d.target.repeats(value) || d.token != "" && givesAway(value, d.token.Reveal()) {
 				delete(h, name)
 				break
 			}
@@ -109,14 +113,14 @@ func filterHeader(h http.Header, t *target) {
 // trailerFilter filters the trailers of an answer, which net/http fills in at the end of the body.
 type trailerFilter struct {
 	io.ReadCloser
-	res    *http.Response
-	target *target
+	res      *http.Response
+	delivery *delivery
 }
 
 func (f *trailerFilter) Read(p []byte) (int, error) {
 	n, err := f.ReadCloser.Read(p)
 	if err == io.EOF {
-		filterHeader(f.res.Trailer, f.target)
+		f.delivery.filterHeader(f.res.Trailer)
 	}
 	return n, err
 }

@@ -237,7 +237,8 @@ func parseBackendURL(text string) (*url.URL, origin, string, error) {
 // backendPaths are the rules for paths that operators and control planes write: escapes mean something there.
 var backendPaths = canonical.Options{AllowEncodedSlash: true, AllowEncodedPercent: true, AllowDoubleSlash: true}
 
-// BackendSecret is a credential that flows may have sent to their backend: a data address names it as secretName.
+// BackendSecret is a credential that flows may have sent to their backend, or to its authorization server: a data address
+// names it as secretName or oauth2:clientSecretKey.
 type BackendSecret struct {
 	// Value is the credential, usually a placeholder such as {file./run/secrets/backend-key}, which is replaced when
 	// the config is loaded. Required.
@@ -299,10 +300,11 @@ func newBackendSecrets(declared map[string]*BackendSecret, backends *backendList
 	return secrets, nil
 }
 
-// Why a secret is not sent.
+// Why a secret is not sent. The errors do not quote the name: whoever takes it for the place of the secret itself would
+// have it sent to the other company.
 var (
 	errSecretUnknown   = errors.New("no secret of this name is declared")
-	errSecretElsewhere = errors.New("the secret is not declared for this backend")
+	errSecretElsewhere = errors.New("the secret is not declared for this destination")
 )
 
 // reaches reports whether the secret may be sent to some path of a server.

@@ -59,6 +59,20 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		control_plane <name> {
 //			formerly <name...>
 //			callback <url>
+//			authorization oauth2_client_credentials {
+//				token_endpoint <url>
+//				client_id      <id>
+//				client_secret  <secret>
+//				scope          <scopes>
+//				audience       <audience>
+//			}
+//			authorization oauth2_token_exchange {
+//				token_exchange_endpoint <url>
+//				subject_token_file      <file>
+//				resource                <uri>
+//				audience                <audience>
+//				scope                   <scopes>
+//			}
 //			register classic|dps <url> {
 //				signaling_url  <url>
 //				id             <id>
@@ -67,6 +81,20 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //				profiles       <profile...>
 //				labels         <label...>
 //				api_key        <key>
+//				authorization oauth2_client_credentials {
+//					token_endpoint <url>
+//					client_id      <id>
+//					client_secret  <secret>
+//					jwks_uri       <url>
+//				}
+//				authorization oauth2_token_exchange {
+//					token_exchange_endpoint <url>
+//					issuer                  <url>
+//					jwks_uri                <url>
+//					resource                <uri>
+//					audience                <audience>
+//					scope                   <scopes>
+//				}
 //			}
 //		}
 //		route <name> {

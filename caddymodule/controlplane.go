@@ -30,6 +30,9 @@ type ControlPlane struct {
 	// nothing, the log says so, and no route can have async.
 	Callback string `json:"callback,omitempty"`
 
+	// Authorization is what those calls are authorized with. Default: they carry no credential.
+	Authorization *CallAuthorization `json:"authorization,omitempty"`
+
 	// Register are the registrations that the gateway keeps at it. Default: none; somebody else registers the gateway.
 	Register []Register `json:"register,omitempty"`
 }
@@ -116,8 +119,8 @@ func controlPlaneURL(replacer *caddy.Replacer, configured string) (*url.URL, err
 // newOutbox returns the outbox of a service.
 func (p *participant) newOutbox(service *tokens.Service) (*controlplane.Outbox, error) {
 	return controlplane.NewOutbox(controlplane.OutboxConfig{
-		Reports: service, Client: p.app.client, Callbacks: p.calls, DataAddress: signaling.DataAddress, Observer: p.observer,
-		Logger: p.logger,
+		Reports: service, Client: p.app.client, Callbacks: p.calls, Authorizations: p.grants, DataAddress: signaling.DataAddress,
+		Observer: p.observer, Logger: p.logger,
 	})
 }
 
@@ -133,6 +136,11 @@ func (s *ParticipantSettings) parseControlPlane(d *caddyfile.Dispenser) error {
 			err = texts(&plane.Formerly)(d)
 		case "callback":
 			err = text(&plane.Callback)(d)
+		case "authorization":
+			if plane.Authorization == nil {
+				plane.Authorization = new(CallAuthorization)
+			}
+			err = parseProfile(d, &plane.Authorization.Profile, callOptions, plane.Authorization.settings())
 		case "register":
 			err = plane.parseRegister(d)
 		default:

@@ -98,8 +98,9 @@ func (o *observer) newParticipant(name string) *participantObserver {
 	p := &participantObserver{
 		observer: o,
 		name:     name,
-		backends: countersOf(c.backends.MustCurryWith(its), "answered", "rejected", "unreachable", "denied", "misconfigured"),
-		looks:    countersOf(c.looks.MustCurryWith(its), names(controlplane.RegistrationResults())...),
+		backends: countersOf(c.backends.MustCurryWith(its), "answered", "rejected", "unreachable", "denied", "misconfigured",
+			"token_refused", "token_missing"),
+		looks: countersOf(c.looks.MustCurryWith(its), names(controlplane.RegistrationResults())...),
 		events: countersOf(c.events.MustCurryWith(its), tokens.EventRollForward, tokens.EventReuse, tokens.EventReplay, tokens.EventConflict,
 			tokens.EventForeign, tokens.EventOrphan, tokens.EventUnknownEnding, tokens.EventClockJump, tokens.EventPinned, tokens.EventUnused, tokens.EventUntold,
 			tokens.EventUnchecked, tokens.EventDenied),

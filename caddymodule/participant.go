@@ -115,7 +115,8 @@ type participant struct {
 	keySet   []byte
 	address  *addresses
 	routes   *routeTable
-	calls    map[string]*url.URL // where control planes are called back, by name
+	calls    map[string]*url.URL                    // where control planes are called back, by name
+	grants   map[string]*controlplane.Authorization // what these calls are authorized with
 	register *controlplane.Registrar
 	registry []controlplane.Registration
 	sites    sites
@@ -146,6 +147,10 @@ func (p *participant) provision(replacer *caddy.Replacer) error {
 		return err
 	}
 	err = p.checkAsync()
+	if err != nil {
+		return err
+	}
+	p.grants, err = p.callAuthorizations(replacer)
 	if err != nil {
 		return err
 	}

@@ -39,6 +39,9 @@ func init() {
 // are cookies and what tells of the backend's software. A backend's 401, 403 and 407 are answered 502, but for
 // ProxyHttpData. Refusals are answered as edr_auth answers them; an error of the backend (502, 504) is returned, so
 // that error routes (handle_errors) apply.
+//
+// Where the address names a token endpoint (oauth2:tokenUrl), requests go out with a token of it, which is kept until it
+// expires. A server that refuses one is 502, one that cannot be asked 503.
 type Proxy struct {
 	// Backends are the servers that flows may be proxied to, scheme://host[:port], or host:port for both schemes. The
 	// addresses that a listed name resolves to are allowed, private ones too, but never those at which clouds hand out
@@ -195,6 +198,10 @@ func (h *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 		h.gate.refuse(w, r, refusal{reason: reasonBody, detail: err.Error(), dialect: admitted.access.Dialect()})
 		return nil
 	}
+	token, err := h.backendToken(r.Context(), to)
+	if err != nil {
+		return h.refuseBackendToken(w, r, admitted.access, err)
+	}
 	h.dropUnforwarded(r.Header)
 	caddyhttp.SetVar(r.Context(), deliveryVar, &delivery{
 		grant:  admitted,
@@ -202,6 +209,7 @@ func (h *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 		below:  belowEndpoint(admitted.access.EndpointPath(), admitted.path, r.URL.EscapedPath()),
 		shape:  passed,
 		writer: w,
+		token:  token,
 	})
 	return h.inner.ServeHTTP(w, r, next)
 }

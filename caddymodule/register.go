@@ -50,6 +50,10 @@ type Register struct {
 	// APIKey is sent as X-Api-Key, which EDC's management API wants: a placeholder such as {file./run/secrets/key}. Written
 	// here in clear it would be shown by the admin API. Default: none.
 	APIKey string `json:"api_key,omitempty"`
+
+	// Authorization is what the control plane is to authorize its messages with, and to verify ours by. Data Plane
+	// Signaling only. Default: none.
+	Authorization *RegisterAuthorization `json:"authorization,omitempty"`
 }
 
 // registerProtocols are the values of Protocol, with what edr_signaling calls them and the path that is registered.
@@ -69,6 +73,10 @@ func (p *participant) registrations(replacer *caddy.Replacer) ([]controlplane.Re
 			r, err := register.registration(p, replacer)
 			if err != nil {
 				return nil, fmt.Errorf("control_plane %s: register %s: %w", plane.Name, register.Protocol, err)
+			}
+			if r.Authorization != nil && plane.Callback != "" && plane.Authorization == nil {
+				// A control plane that has such a profile refuses calls without a token, with a 401, which is final.
+				return nil, fmt.Errorf("control_plane %s: register %s: with authorization there, calls to its callback need `authorization` of the control_plane too", plane.Name, register.Protocol)
 			}
 			r.ControlPlane = plane.Name
 			if slices.ContainsFunc(all, func(o controlplane.Registration) bool { return o.ControlPlane == plane.Name && o.ID == r.ID }) {
@@ -108,6 +116,10 @@ func (c *Register) registration(p *participant, replacer *caddy.Replacer) (*cont
 	if err != nil {
 		return nil, err
 	}
+	offer, err := c.offer(p, replacer)
+	if err != nil {
+		return nil, err
+	}
 	return &controlplane.Registration{
 		Protocol: protocol.dialect, URL: collection, APIKey: key,
 		ID:            orDefault(c.ID, "edrgate-"+p.name),
@@ -116,6 +128,7 @@ func (c *Register) registration(p *participant, replacer *caddy.Replacer) (*cont
 		SourceTypes:   listOr(c.SourceTypes, controlplane.DefaultSourceTypes),
 		Profiles:      listOr(c.Profiles, controlplane.DefaultProfiles),
 		Labels:        c.Labels,
+		Authorization: offer,
 	}, nil
 }
 
@@ -186,6 +199,9 @@ func (s *sites) checkRegistrations(p *participant) error {
 //		profiles       <profile...>
 //		labels         <label...>
 //		api_key        <key>
+//		authorization  <profile> {
+//			...
+//		}
 //	}
 func (p *ControlPlane) parseRegister(d *caddyfile.Dispenser) error {
 	var c Register
@@ -204,6 +220,12 @@ func (p *ControlPlane) parseRegister(d *caddyfile.Dispenser) error {
 		"profiles":       texts(&c.Profiles),
 		"labels":         texts(&c.Labels),
 		"api_key":        text(&c.APIKey),
+		"authorization": func(d *caddyfile.Dispenser) error {
+			if c.Authorization == nil {
+				c.Authorization = new(RegisterAuthorization)
+			}
+			return parseProfile(d, &c.Authorization.Profile, registerOptions, c.Authorization.settings())
+		},
 	}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		parse, known := options[d.Val()]

@@ -150,7 +150,7 @@ func TestStartThatNoRouteServes(t *testing.T) {
 		"too long":             {"tenant", object{"tenant": long}, nil, "longer than"},
 		"secret unknown":       {"tenant", object{"tenant": "CANARY"}, nil, "secret X-Key: key-{edr.metadata.tenant}: no secret of this name is declared"},
 		"secret as a path":     {"tenant", object{"tenant": "x/../CANARY"}, nil, "ambiguous dot segment"},
-		"secret elsewhere":     {"tenant", object{"tenant": "other"}, nil, "secret X-Key: key-{edr.metadata.tenant}: the secret is not declared for this backend"},
+		"secret elsewhere":     {"tenant", object{"tenant": "other"}, nil, "secret X-Key: key-{edr.metadata.tenant}: the secret is not declared for this destination"},
 		"backend not listed":   {"host", object{"host": "CANARY.example"}, nil, "backend http://{edr.metadata.host}:8080/: not in backends"},
 		"host with a path":     {"host", object{"host": "127.0.0.1/CANARY"}, nil, "{edr.metadata.host} holds a character"},
 		"not ASCII in header":  {"header", object{"v": "CANARYä"}, nil, "X-V: the value cannot stand in a header"},

@@ -280,11 +280,11 @@ func TestSitesThatContradict(t *testing.T) {
 		},
 		"route whose secret is for another server": {
 			object{"routes": object{"r": object{"labels": []string{"a"}, "backend": "https://b.example/{edr.metadata.a}", "secrets": object{"X": object{"name": "key"}}}}},
-			proxying("https://b.example", "https://c.example"), "route r: no edr_proxy can serve it: secret X: the secret is not declared for this backend",
+			proxying("https://b.example", "https://c.example"), "route r: no edr_proxy can serve it: secret X: the secret is not declared for this destination",
 		},
 		"route without templates whose secret is for another path": {
 			object{"routes": object{"r": object{"labels": []string{"a"}, "backend": "https://c.example/apis", "secrets": object{"X": object{"name": "key"}}}}},
-			proxying("https://c.example"), "route r: no edr_proxy can serve it: secret X: key: the secret is not declared for this backend",
+			proxying("https://c.example"), "route r: no edr_proxy can serve it: secret X: key: the secret is not declared for this destination",
 		},
 	}
 	for name, tt := range tests {

@@ -125,6 +125,9 @@ func (h *Signaling) handlerOf(p *participant, access signaling.Access) (*signali
 		CheckCallback: func(c tokens.Caller, endpoint string) error {
 			return controlplane.CheckCallback(p.calls[string(c)], endpoint)
 		},
+		Differs: func(c tokens.Caller, said *tokens.PlaneAuthorization) string {
+			return p.grants[string(c)].Differs(said)
+		},
 		Checked:  func(c tokens.Caller) { p.register.Checked(string(c), time.Now()) },
 		Observer: p.observer,
 		Logger:   logger,
@@ -317,6 +320,16 @@ func (f flowsOf) DeleteControlPlane(ctx context.Context, caller tokens.Caller, i
 //			participant   <name>
 //			control_plane <name>
 //		}
+//		auth oauth2_token_exchange {
+//			issuer              <url>
+//			jwks                <url>|<file>
+//			subject             <uri...>
+//			client              <id...>
+//			audience            <id...>
+//			scope               <scope...>
+//			participant_context <name...>
+//			control_plane       <name>
+//		}
 //		auth mtls {
 //			san           <dns|uri...>
 //			participant   <name>
@@ -333,7 +346,7 @@ func (f flowsOf) DeleteControlPlane(ctx context.Context, caller tokens.Caller, i
 //		protocol dps edc
 //	}
 //
-// auth may be repeated. participant may be left out where there is one, or for the app's own; control_plane where the
+// auth may be repeated. oauth2_client_credentials is another name of oauth2. participant may be left out where there is one, or for the app's own; control_plane where the
 // participant has one, or for the one called default.
 func (h *Signaling) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the directive's name

@@ -12,9 +12,10 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/edrgate/edrgate/signaling"
+	"github.com/edrgate/edrgate/signaling/controlplane"
 )
 
-// SignalingAuth is one way in, for one control plane. Exactly one of Bearer, OAuth2, SANs, Networks and
+// SignalingAuth is one way in, for one control plane. Exactly one of Bearer, OAuth2, TokenExchange, SANs, Networks and
 // Insecure is set.
 type SignalingAuth struct {
 	// Participant is the name of the participant whose control plane comes this way. What lets in there lets in nowhere
@@ -32,6 +33,9 @@ type SignalingAuth struct {
 
 	// OAuth2 lets tokens of an authorization server in.
 	OAuth2 *SignalingOAuth2 `json:"oauth2,omitempty"`
+
+	// TokenExchange lets tokens of a token exchange broker in.
+	TokenExchange *SignalingTokenExchange `json:"oauth2_token_exchange,omitempty"`
 
 	// SANs are the names that its TLS client certificate may have: DNS names, and URIs such as the SPIFFE ID
 	// spiffe://trust.example/edc. The certificate needs one of them as subject alternative name, and the server's
@@ -136,16 +140,20 @@ func (h *Signaling) rule(w SignalingAuth, p *participant, replacer *caddy.Replac
 		}
 		rule.Networks = append(rule.Networks, network)
 	}
+	if w.OAuth2 != nil && w.TokenExchange != nil {
+		return rule, errors.New("oauth2 and oauth2_token_exchange are two ways: write two auth")
+	}
 	if w.OAuth2 != nil {
-		issuer, err := h.issuer(w.OAuth2, p, replacer)
+		rule.Issuer, err = h.issuer(w.OAuth2, nil, p, replacer)
 		if err != nil {
 			return rule, fmt.Errorf("oauth2: %w", err)
 		}
-		err = h.app.addIssuer(p, issuer)
+	}
+	if w.TokenExchange != nil {
+		rule.Issuer, err = h.exchangeIssuer(w.TokenExchange, p, replacer)
 		if err != nil {
-			return rule, fmt.Errorf("oauth2: %w", err)
+			return rule, fmt.Errorf("oauth2_token_exchange: %w", err)
 		}
-		rule.Issuer = issuer
 	}
 	if len(w.SANs) > 0 {
 		names, err := signaling.NewCertificateNames(w.SANs, time.Now)
@@ -189,7 +197,7 @@ func (h *Signaling) parseAuth(d *caddyfile.Dispenser) error {
 			return d.ArgErr()
 		}
 		way.Bearer = args[1]
-	case "mtls", "oauth2":
+	case "mtls", "oauth2", controlplane.ProfileClientCredentials, controlplane.ProfileTokenExchange:
 		if len(args) != 1 {
 			return d.ArgErr()
 		}
@@ -210,7 +218,7 @@ func (h *Signaling) parseAuth(d *caddyfile.Dispenser) error {
 		}
 		way.Insecure = true
 	default:
-		return d.Errf("auth: %q is none of bearer, oauth2, mtls, network, none", args[0])
+		return d.Errf("auth: %q is none of bearer, oauth2, oauth2_client_credentials, oauth2_token_exchange, mtls, network, none", args[0])
 	}
 	err := way.parseBlock(d, args[0])
 	if err != nil {
@@ -233,10 +241,14 @@ func (w *SignalingAuth) parseBlock(d *caddyfile.Dispenser, kind string) error {
 			_, err := signaling.NewCertificateNames(w.SANs, nil)
 			return err
 		}
-	case "oauth2":
+	case "oauth2", controlplane.ProfileClientCredentials:
 		w.OAuth2 = new(SignalingOAuth2)
 		w.OAuth2.addOptions(options)
 		check = w.OAuth2.check
+	case controlplane.ProfileTokenExchange:
+		w.TokenExchange = new(SignalingTokenExchange)
+		w.TokenExchange.addOptions(options)
+		check = w.TokenExchange.check
 	}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		option, known := options[d.Val()]

@@ -52,8 +52,45 @@ func (o *SignalingOAuth2) check() error {
 	return jwks.CheckLocation(o.JWKS)
 }
 
+// SignalingTokenExchange says which JWTs of a token exchange broker let a control plane in: the authorization profile
+// oauth2_token_exchange of Data Plane Signaling. Subjects are the URIs of its principals here.
+type SignalingTokenExchange struct {
+	SignalingOAuth2
+
+	// Clients are the ids of the control plane of which one must be the client_id. Default: sub alone tells.
+	Clients []string `json:"clients,omitempty"`
+
+	// Scopes must all be in a token's scope. Default: the token must have one, whichever.
+	Scopes []string `json:"scopes,omitempty"`
+
+	// ParticipantContexts are the values of which one must be the participant_context. Default: it may be missing, or is
+	// our own participant, by name or by did.
+	ParticipantContexts []string `json:"participant_contexts,omitempty"`
+}
+
+func (e *SignalingTokenExchange) addOptions(options map[string]func(*caddyfile.Dispenser) error) {
+	e.SignalingOAuth2.addOptions(options)
+	options["client"] = several(&e.Clients)
+	options["scope"] = several(&e.Scopes)
+	options["participant_context"] = several(&e.ParticipantContexts)
+}
+
+// exchangeIssuer builds what checks the tokens of a broker.
+func (h *Signaling) exchangeIssuer(e *SignalingTokenExchange, p *participant, replacer *caddy.Replacer) (*signaling.Issuer, error) {
+	exchange := &signaling.ExchangeConfig{Participant: []string{p.name, p.DID}}
+	err := replaceLists(replacer, []replacedList{
+		{e.Clients, &exchange.Clients}, {e.Scopes, &exchange.Scopes}, {e.ParticipantContexts, &exchange.ParticipantContexts},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return h.issuer(&e.SignalingOAuth2, exchange, p, replacer)
+}
+
 // issuer builds what checks the tokens. Nothing is fetched yet: the issuer need not be up when Caddy starts.
-func (h *Signaling) issuer(o *SignalingOAuth2, p *participant, replacer *caddy.Replacer) (*signaling.Issuer, error) {
+func (h *Signaling) issuer(
+	o *SignalingOAuth2, exchange *signaling.ExchangeConfig, p *participant, replacer *caddy.Replacer,
+) (*signaling.Issuer, error) {
 	replaced, err := o.replaced(replacer)
 	if err != nil {
 		return nil, err
@@ -79,10 +116,14 @@ func (h *Signaling) issuer(o *SignalingOAuth2, p *participant, replacer *caddy.R
 	if len(audience) == 0 {
 		audience = []string{p.DID}
 	}
-	return signaling.NewIssuer(signaling.IssuerConfig{
-		Issuer: replaced.Issuer, Keys: set, Audience: audience, Subjects: replaced.Subjects,
+	issuer, err := signaling.NewIssuer(signaling.IssuerConfig{
+		Issuer: replaced.Issuer, Keys: set, Audience: audience, Subjects: replaced.Subjects, Exchange: exchange,
 		ClockSkew: time.Duration(h.app.ClockSkew), Now: time.Now,
 	})
+	if err != nil {
+		return nil, err
+	}
+	return issuer, h.app.addIssuer(p, issuer)
 }
 
 // issuerOf is an issuer whose tokens let in a control plane of a participant.
@@ -116,17 +157,23 @@ func (o *SignalingOAuth2) replaced(replacer *caddy.Replacer) (*SignalingOAuth2, 
 			return nil, err
 		}
 	}
-	for _, list := range []struct {
-		from []string
-		to   *[]string
-	}{{o.Audience, &r.Audience}, {o.Subjects, &r.Subjects}} {
+	return r, replaceLists(replacer, []replacedList{{o.Audience, &r.Audience}, {o.Subjects, &r.Subjects}})
+}
+
+type replacedList struct {
+	from []string
+	to   *[]string
+}
+
+func replaceLists(replacer *caddy.Replacer, lists []replacedList) error {
+	for _, list := range lists {
 		for _, value := range list.from {
-			value, err = replacePlaceholders(replacer, value)
+			value, err := replacePlaceholders(replacer, value)
 			if err != nil {
-				return nil, err
+				return err
 			}
 			*list.to = append(*list.to, value)
 		}
 	}
-	return r, nil
+	return nil
 }

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -105,6 +106,82 @@ func TestOAuth2SettingsRefused(t *testing.T) {
 	} {
 		servers := g.servers()
 		servers["signaling"] = g.site("signaling", object{"handler": "edr_signaling", "auth": []object{{"oauth2": way}}})
+		err := caddy.Load(g.config(g.app(), servers), true)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+}
+
+// TestSignalingByExchangedToken: what a broker's token must say beside what any token must. An empty list of settings lets
+// our own participant in, by its name or its DID.
+func TestSignalingByExchangedToken(t *testing.T) {
+	g := newLiveGateway(t)
+	signer := testkit.NewWallet("did:web:broker.example")
+	keys, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: signer.Key.Public(), KeyID: signer.KID, Use: "sig"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := g.path("jwks.json")
+	err = os.WriteFile(file, keys, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("EDR_TEST_SCOPE", "signaling:dataflow")
+	way := object{
+		"issuer": "https://broker.example", "jwks": file, "subjects": []string{"urn:principal:cp"}, "scopes": []string{"{env.EDR_TEST_SCOPE}"},
+	}
+	check := func(name string, edits object, status int) {
+		t.Helper()
+		now := time.Now().Unix()
+		claims := map[string]any{
+			"iss": "https://broker.example", "sub": "urn:principal:cp", "aud": "did:web:provider.example", "scope": "signaling:dataflow",
+			"jti": time.Now().String(), "iat": now, "exp": now + 300,
+		}
+		for claim, value := range edits {
+			claims[claim] = value
+		}
+		answer := g.message("signaling", "Authorization", "Bearer "+signer.Sign(claims))
+		if answer.status != status {
+			t.Errorf("%s: %d %s, want %d", name, answer.status, answer.body, status)
+		}
+	}
+	load := func() {
+		t.Helper()
+		servers := g.servers()
+		servers["signaling"] = g.site("signaling", object{"handler": "edr_signaling", "auth": []object{{"oauth2_token_exchange": way}}})
+		g.load(g.app(), servers)
+	}
+	load()
+	check("good", nil, http.StatusOK)
+	check("another scope", object{"scope": "signaling"}, http.StatusUnauthorized)
+	check("own participant", object{"participant_context": "default"}, http.StatusOK)
+	check("own DID", object{"participant_context": "did:web:provider.example"}, http.StatusOK)
+	check("another participant", object{"participant_context": "context-1"}, http.StatusUnauthorized)
+	way["participant_contexts"], way["clients"] = []string{"context-1"}, []string{"cp-1"}
+	load()
+	check("configured", object{"participant_context": "context-1", "client_id": "cp-1"}, http.StatusOK)
+	check("another client", object{"participant_context": "context-1", "client_id": "cp-2"}, http.StatusUnauthorized)
+	check("own participant is not configured", object{"participant_context": "default", "client_id": "cp-1"}, http.StatusUnauthorized)
+}
+
+func TestTokenExchangeSettingsRefused(t *testing.T) {
+	g := newLiveGateway(t)
+	good := object{"issuer": "https://broker.example", "jwks": "/jwks.json", "subjects": []string{"urn:a"}}
+	with := func(edits object) object {
+		changed := maps.Clone(good)
+		maps.Copy(changed, edits)
+		return object{"oauth2_token_exchange": changed}
+	}
+	for want, auth := range map[string]object{
+		"jwks is required":         with(object{"jwks": ""}),
+		"subject is required":      with(object{"subjects": nil}),
+		"want the absolute URI":    with(object{"subjects": []string{"control-plane-1"}}),
+		"env.EDR_TEST_NOTHING":     with(object{"scopes": []string{"{env.EDR_TEST_NOTHING}"}}),
+		"two ways: write two auth": {"oauth2_token_exchange": good, "oauth2": good},
+	} {
+		servers := g.servers()
+		servers["signaling"] = g.site("signaling", object{"handler": "edr_signaling", "auth": []object{auth}})
 		err := caddy.Load(g.config(g.app(), servers), true)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %s", err, want)

@@ -56,6 +56,10 @@ func newSourceTarget(s *tokens.Source, backends *backendList, secrets backendSec
 	if err != nil {
 		return nil, err
 	}
+	err = t.setOAuth2(s.Properties, backends, secrets)
+	if err != nil {
+		return nil, err
+	}
 	return t, nil
 }
 
@@ -94,12 +98,6 @@ func (t *target) setFixed(properties map[string]string) error {
 	if t.contentType != "" && !isFieldValue(t.contentType) {
 		return errors.New("contentType cannot stand in a header")
 	}
-	for _, name := range slices.Sorted(maps.Keys(properties)) {
-		if strings.HasPrefix(name, "oauth2:") {
-			// Sending the request without the token that the address asks for would not do what it says.
-			return fmt.Errorf("%s: edr_proxy does not fetch tokens for a backend", name)
-		}
-	}
 	return nil
 }
 
@@ -133,7 +131,7 @@ func (t *target) setCredential(properties map[string]string, backends *backendLi
 	if value == "" && name != "" {
 		secret, err := secrets.lookup(name, t.origin, t.floor())
 		if err != nil {
-			return fmt.Errorf("secretName %q: %w", name, err)
+			return fmt.Errorf("secretName: %w", err)
 		}
 		value = secret.Reveal()
 	}

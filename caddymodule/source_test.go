@@ -169,12 +169,11 @@ func TestSourceIsRefused(t *testing.T) {
 		{"authKey", typeHTTPData, []string{"authKey", "Connection", "authCode", "CANARY"}, "authKey: Connection"},
 		{"authKey Host", typeHTTPData, []string{"authKey", "host", "authCode", "backend"}, "authKey is no header"},
 		{"authKey Edc-Bpn", typeHTTPData, []string{"authKey", "edc-bpn", "authCode", "evil"}, "authKey is no header"},
-		{"unknown secret", typeHTTPData, []string{"authKey", "X-Key", "secretName", "../key"}, `secretName "../key": no secret of this name`},
-		{"unknown secret without authKey", typeHTTPData, []string{"secretName", "other"}, `secretName "other": no secret of this name`},
-		{"secret for another path", typeHTTPData, []string{"baseUrl", "http://backend/basement", "authKey", "X-Key", "secretName", "key"}, `secretName "key": the secret is not declared for this backend`},
-		{"secret for another path", typeHTTPData, []string{"baseUrl", "http://backend/base/../x", "authKey", "X-Key", "secretName", "key"}, `secretName "key": the secret is not declared for this backend`},
-		{"secret for another server", typeHTTPData, []string{"baseUrl", "http://both:8080/base", "authKey", "X-Key", "secretName", "key"}, `secretName "key": the secret is not declared for this backend`},
-		{"oauth2", typeHTTPData, []string{"oauth2:tokenUrl", "http://backend/token"}, "oauth2:tokenUrl"},
+		{"unknown secret", typeHTTPData, []string{"authKey", "X-Key", "secretName", "../CANARY"}, "secretName: no secret of this name is declared"},
+		{"unknown secret without authKey", typeHTTPData, []string{"secretName", "other"}, "secretName: no secret of this name is declared"},
+		{"secret for another path", typeHTTPData, []string{"baseUrl", "http://backend/basement", "authKey", "X-Key", "secretName", "key"}, "secretName: the secret is not declared for this destination"},
+		{"secret for another path", typeHTTPData, []string{"baseUrl", "http://backend/base/../x", "authKey", "X-Key", "secretName", "key"}, "secretName: the secret is not declared for this destination"},
+		{"secret for another server", typeHTTPData, []string{"baseUrl", "http://both:8080/base", "authKey", "X-Key", "secretName", "key"}, "secretName: the secret is not declared for this destination"},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/edrgate/edrgate/authserver"
 	"github.com/edrgate/edrgate/internal/canonical"
 )
 
@@ -38,6 +39,8 @@ type target struct {
 
 	headers []headerField
 	secrets []string // values that no answer may repeat
+
+	oauth2 *authserver.Grant // what a token for the backend is asked for with; nil: it needs none
 }
 
 // headerField is a header that is sent with each request. The slice is shared and must not be changed.
@@ -208,12 +211,11 @@ const minSecretBytes = 8
 
 // repeats reports whether a header value of an answer gives a credential away.
 func (t *target) repeats(value string) bool {
-	for _, secret := range t.secrets {
-		if value == secret || len(secret) >= minSecretBytes && strings.Contains(value, secret) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(t.secrets, func(secret string) bool { return givesAway(value, secret) })
+}
+
+func givesAway(value, secret string) bool {
+	return value == secret || len(secret) >= minSecretBytes && strings.Contains(value, secret)
 }
 
 // harmlessHeader reports whether a header's value is no credential.

@@ -14,7 +14,9 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/edrgate/edrgate/authserver"
 	"github.com/edrgate/edrgate/internal/dial"
+	"github.com/edrgate/edrgate/tokens"
 )
 
 // Results of asking a backend.
@@ -24,6 +26,8 @@ const (
 	backendUnreachable   = "unreachable"   // no answer
 	backendDenied        = "denied"        // not in backends, or an address that is never dialled
 	backendMisconfigured = "misconfigured" // the flow's address does not fit the configuration any more
+	backendTokenRefused  = "token_refused" // it was not asked: its authorization server gives us no token
+	backendTokenMissing  = "token_missing" // it was not asked: whether there is a token cannot be told now
 )
 
 // delivery is one request on its way to a backend.
@@ -33,6 +37,7 @@ type delivery struct {
 	below  string // canonical path below the flow's endpoint
 	shape  shape
 	writer http.ResponseWriter // for what concerns the connection to the client
+	token  tokens.Secret       // that the backend wants of us; empty: none
 }
 
 // String returns the flow's id: the request variable that holds a delivery can be printed.
@@ -50,6 +55,7 @@ type flowTransport struct {
 	observer dataObserver
 	next     http.RoundTripper
 	idle     interface{ CloseIdleConnections() }
+	tokens   *authserver.Source // of the backends' authorization servers, which are listed in backends too
 }
 
 // transportSettings are what the operator can choose.
@@ -94,7 +100,10 @@ func newFlowTransport(backends *backendList, s transportSettings, headers map[st
 		return nil, err
 	}
 	next.DialContext = backends.dialer(next.DialContext)
-	return &flowTransport{backends: backends, headers: headers, flatten: flatten, observer: observer, next: next, idle: next}, nil
+	return &flowTransport{
+		backends: backends, headers: headers, flatten: flatten, observer: observer, next: next, idle: next,
+		tokens: authserver.New(authserver.Config{Transport: next}),
+	}, nil
 }
 
 // bare hides the values of a context and keeps its end. Caddy's proxy hangs a hook for 1xx answers on it, which would
@@ -185,6 +194,10 @@ func (t *flowTransport) header(in http.Header, d *delivery) http.Header {
 	for _, h := range d.target.headers {
 		out[h.name] = h.values
 	}
+	if d.token != "" {
+		// In place of any other Authorization that the address names, as EDC has it.
+		out["Authorization"] = []string{"Bearer " + d.token.Reveal()} // RFC 6750 §2.1
+	}
 	switch {
 	case hasType:
 		out["Content-Type"] = clientType
@@ -244,8 +257,7 @@ func allowedHeaders(names []string) (map[string]bool, error) {
 // failure prepares an error of the round trip for Caddy, which answers 502, 504 for a timeout, and 499 for a client
 // that gave up. Its text names an address, never a URL.
 func (t *flowTransport) failure(err error) error {
-	var denied *dial.DeniedError
-	if errors.As(err, &denied) || errors.Is(err, errNotInBackends) {
+	if isDenied(err) {
 		t.observer.Backend(backendDenied)
 		return caddyhttp.Error(http.StatusBadGateway, err)
 	}
@@ -253,6 +265,12 @@ func (t *flowTransport) failure(err error) error {
 		t.observer.Backend(backendUnreachable)
 	}
 	return err
+}
+
+// isDenied reports whether it was our rules that kept a connection from being made.
+func isDenied(err error) bool {
+	var denied *dial.DeniedError
+	return errors.As(err, &denied) || errors.Is(err, errNotInBackends)
 }
 
 // CloseIdleConnections closes what no request uses.

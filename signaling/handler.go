@@ -73,6 +73,10 @@ type Config struct {
 	// CheckCallback decides whether a control plane may be called back at an endpoint that it registers. Default: nowhere.
 	CheckCallback func(caller tokens.Caller, endpoint string) error
 
+	// Differs names the member of an authorization object which a control plane registers, that is not what the operator
+	// configured for it; empty: they agree. Default: none is configured for any.
+	Differs func(caller tokens.Caller, said *tokens.PlaneAuthorization) string
+
 	StartsAtOnce int           // starts worked on at once for each control plane; default 16
 	StartWait    time.Duration // how long further ones wait for their turn; default 20 s
 
@@ -92,6 +96,7 @@ type Handler struct {
 	checked       func(tokens.Caller)
 	planes        Planes
 	checkCallback func(caller tokens.Caller, endpoint string) error
+	differs       func(caller tokens.Caller, said *tokens.PlaneAuthorization) string
 	observer      Observer
 	logger        *slog.Logger
 	now           func() time.Time
@@ -172,6 +177,7 @@ func New(c Config) (*Handler, error) {
 		checked:       c.Checked,
 		planes:        c.Planes,
 		checkCallback: c.CheckCallback,
+		differs:       c.Differs,
 		observer:      c.Observer,
 		logger:        c.Logger,
 		now:           c.Now,

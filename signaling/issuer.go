@@ -18,6 +18,7 @@ import (
 
 	"github.com/edrgate/edrgate/internal/compactjws"
 	"github.com/edrgate/edrgate/internal/jwks"
+	"github.com/edrgate/edrgate/internal/strictjson"
 )
 
 // issuedAlgorithms are what an issuer may sign with. Symmetric ones are not among them: with one in the list, a public key
@@ -45,8 +46,8 @@ type Keys interface {
 	Keys(ctx context.Context, kid string) ([]crypto.PublicKey, error)
 }
 
-// IssuerConfig says which tokens of an authorization server let a control plane in: the profile
-// oauth2_client_credentials of Data Plane Signaling.
+// IssuerConfig says which tokens of an authorization server let a control plane in: the profiles
+// oauth2_client_credentials and, with Exchange, oauth2_token_exchange of Data Plane Signaling.
 type IssuerConfig struct {
 	// Issuer is the iss of the tokens, compared byte by byte. Required.
 	Issuer string
@@ -60,6 +61,9 @@ type IssuerConfig struct {
 
 	// Subjects are the ids of the control plane, one of which must be the sub. An issuer serves others, too. Required.
 	Subjects []string
+
+	// Exchange says what tokens by exchange must say besides. Default: nil, they are by client credentials.
+	Exchange *ExchangeConfig
 
 	// ClockSkew is the tolerance for the issuer's clock. Default: none.
 	ClockSkew time.Duration
@@ -88,6 +92,12 @@ func NewIssuer(c IssuerConfig) (*Issuer, error) {
 	if len(c.Subjects) == 0 || slices.Contains(c.Subjects, "") {
 		return nil, errors.New("subject is required: the issuer makes tokens for others than the control plane")
 	}
+	if c.Exchange != nil {
+		err := c.Exchange.validate(c.Subjects)
+		if err != nil {
+			return nil, err
+		}
+	}
 	if c.ClockSkew < 0 {
 		return nil, errors.New("clock skew must not be negative")
 	}
@@ -109,6 +119,9 @@ func (i *Issuer) TakesTokensOf(other *Issuer) bool {
 
 // shares returns a subject that both have at the same issuer.
 func (i *Issuer) shares(other *Issuer) (string, bool) {
+	if !i.c.Exchange.sharesClient(other.c.Exchange) {
+		return "", false
+	}
 	for _, subject := range i.c.Subjects {
 		if i.c.Issuer == other.c.Issuer && slices.Contains(other.c.Subjects, subject) {
 			return subject, true
@@ -129,6 +142,7 @@ type issued struct {
 	expires  time.Time
 	issuedAt time.Time
 	notUntil time.Time // nbf; zero: none
+	claims   strictjson.Members
 }
 
 // String prints nothing of it.
@@ -154,7 +168,7 @@ func readIssued(raw string) (*issued, error) {
 	if parsed.Header.Kid == "" {
 		return nil, errors.New("header names no key")
 	}
-	t := &issued{raw: raw, alg: alg, kid: parsed.Header.Kid}
+	t := &issued{raw: raw, alg: alg, kid: parsed.Header.Kid, claims: parsed.Claims}
 	claims := parsed.Claims
 	for _, required := range []struct {
 		name string
@@ -196,7 +210,7 @@ func readIssued(raw string) (*issued, error) {
 
 // names reports whether a token says to be of this issuer for this control plane.
 func (i *Issuer) names(t *issued) bool {
-	return t.issuer == i.c.Issuer && slices.Contains(i.c.Subjects, t.subject)
+	return t.issuer == i.c.Issuer && slices.Contains(i.c.Subjects, t.subject) && i.c.Exchange.hasClient(t)
 }
 
 // errRefused is wrapped by definite refusals of a token.
@@ -253,6 +267,9 @@ func (i *Issuer) checkClaims(t *issued) error {
 	}
 	if t.expires.After(t.issuedAt.Add(maxIssuedLife)) {
 		return refused("lives longer than %s", maxIssuedLife)
+	}
+	if i.c.Exchange != nil {
+		return i.c.Exchange.check(t)
 	}
 	return nil
 }

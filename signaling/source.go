@@ -140,6 +140,19 @@ var hopByHop = map[string]struct{}{
 	"Upgrade":             {},
 }
 
+// servedOAuth2 are the oauth2 properties that can be served: client credentials with a shared secret (EDC's
+// Oauth2DataAddressSchema; clientSecret is that of EDC up to 0.2). kid and validity go with a private key and mean
+// nothing without.
+var servedOAuth2 = map[string]bool{
+	"oauth2:tokenUrl":        true,
+	"oauth2:clientId":        true,
+	"oauth2:clientSecretKey": true,
+	"oauth2:clientSecret":    true,
+	"oauth2:scope":           true,
+	"oauth2:kid":             true,
+	"oauth2:validity":        true,
+}
+
 // bareOAuth2 are names of oauth2 properties that may be repeated to the other company. Whatever else stands behind the
 // prefix is text that somebody wrote.
 var bareOAuth2 = regexp.MustCompile(`^oauth2:[A-Za-z0-9_]{1,40}$`)
@@ -168,7 +181,7 @@ func (a *sourceAddress) check() error {
 }
 
 func checkProperty(name, value string) error {
-	if strings.HasPrefix(name, propOAuth2) {
+	if strings.HasPrefix(name, propOAuth2) && !servedOAuth2[name] {
 		if !bareOAuth2.MatchString(name) {
 			name = "oauth2:*"
 		}

@@ -140,15 +140,6 @@ func replay(t *testing.T, x *fixture, source string, rec recording) answer {
 		return a
 	case strings.Contains(rec.Body, "PUSH") || strings.Contains(rec.Body, "http-push") && operation == "start":
 		return want(t, where, send(rec.Body), http.StatusBadRequest)
-	case strings.Contains(rec.Body, "oauth2:"):
-		// As it stands: refused, naming what is in the way. Without those members: a start like any other.
-		refused := want(t, where, send(rec.Body), http.StatusBadRequest)
-		if !strings.Contains(refused.text(), "property oauth2:clientId ") {
-			t.Errorf("%s: text %q does not name the property", where, refused.text())
-		}
-		granted := want(t, where, send(withoutOAuth2(t, rec.Body)), http.StatusOK)
-		sameShape(t, where, rec.Answer.Body, granted.Body.Bytes())
-		return granted
 	case operation == "start" || operation == "dataflows" || operation == "resume":
 		if operation == "resume" && !x.suspended(rec.flow()) {
 			return want(t, where, send(rec.Body), http.StatusNotFound) // its start was not recorded
@@ -223,25 +214,6 @@ func want(t *testing.T, where string, a answer, status int) answer {
 		t.Errorf("%s: status %d, want %d: %s", where, a.Code, status, a.Body)
 	}
 	return a
-}
-
-func withoutOAuth2(t *testing.T, body string) string {
-	t.Helper()
-	var m map[string]any
-	err := json.Unmarshal([]byte(body), &m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := m["sourceDataAddress"].(map[string]any)
-	list := address["dspace:endpointProperties"].([]any)
-	address["dspace:endpointProperties"] = slices.DeleteFunc(list, func(p any) bool {
-		return strings.HasPrefix(p.(map[string]any)["dspace:name"].(string), "oauth2:")
-	})
-	data, err := json.Marshal(m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(data)
 }
 
 // shape is what control planes depend on in an answer to start: its types, its namespace and its property names.

@@ -2,6 +2,8 @@ package tokens
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -25,11 +27,11 @@ func TestRegistrationOfControlPlanes(t *testing.T) {
 	}
 	endpoint := func(name string) string {
 		t.Helper()
-		e, err := x.registeredEndpoint(context.Background(), name)
+		p, err := x.registered(context.Background(), name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return e
+		return p.Endpoint
 	}
 	if endpoint("cp") != "" || deleted(controlPlane, "a") {
 		t.Error("registered before it was")
@@ -76,7 +78,7 @@ func TestRegistrationWhileTheStoreIsInTrouble(t *testing.T) {
 	wantCode(t, x.PutControlPlane(context.Background(), controlPlane, ControlPlane{ID: "a"}), CodeUnavailable)
 	_, err := x.DeleteControlPlane(context.Background(), controlPlane, "a")
 	wantCode(t, err, CodeUnavailable)
-	_, err = x.registeredEndpoint(context.Background(), "cp")
+	_, err = x.registered(context.Background(), "cp")
 	wantCode(t, err, CodeUnavailable)
 }
 
@@ -92,5 +94,87 @@ func TestReportNamesTheRegisteredEndpoint(t *testing.T) {
 	x.clock.Advance(reportAfter)
 	if r := x.claim("flow-1"); r == nil || r.Registered != "http://cp/signaling" || r.Callback != "" {
 		t.Errorf("%+v", r)
+	}
+}
+
+// What a control plane registers to be called with is somebody else's credential: sealed at rest, whole in a report.
+func TestRegisteredAuthorizationIsSealed(t *testing.T) {
+	x := newFixture(t)
+	ctx := context.Background()
+	said := &PlaneAuthorization{
+		Type: "oauth2_client_credentials", TokenEndpoint: "https://auth.example/token", ClientID: "client", ClientSecret: "CANARY-secret",
+	}
+	put := func(a *PlaneAuthorization) {
+		t.Helper()
+		err := x.PutControlPlane(ctx, controlPlane, ControlPlane{ID: "a", Endpoint: "http://cp/signaling", Authorization: a})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	version := func() uint64 {
+		t.Helper()
+		r, err := x.store.Get(ctx, controlPlaneKind, "default/cp")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(r.Data), "CANARY") || strings.Contains(string(r.Data), "auth.example") {
+			t.Errorf("at rest: %s", r.Data)
+		}
+		return r.Version
+	}
+	put(said)
+	first := version()
+	put(said)
+	if version() != first {
+		t.Error("the same registration was written again")
+	}
+	rotated := *said
+	rotated.ClientSecret = "CANARY-rotated"
+	put(&rotated)
+	if version() == first {
+		t.Error("a changed secret was not written")
+	}
+	use, err := x.KeyUse(ctx)
+	if err != nil || len(use) != 1 {
+		t.Errorf("keys in use: %v, %v", use, err)
+	}
+	x.start(dpsStart("flow-1"))
+	x.must(revoked(x))
+	x.clock.Advance(reportAfter)
+	r := x.claim("flow-1")
+	if r == nil || r.Authorization == nil || *r.Authorization != rotated {
+		t.Fatalf("%+v", r)
+	}
+	if strings.Contains(fmt.Sprintf("%v %+v %#v", r.Authorization, *r, *r.Authorization), "CANARY") {
+		t.Error("a report prints the secret")
+	}
+	put(nil) // a registration replaces the one before
+	p, err := x.registered(ctx, "cp")
+	if err != nil || p.Authorization != nil {
+		t.Errorf("%+v, %v", p, err)
+	}
+}
+
+// A seal whose key is gone says nothing, and is not taken for no authorization; registering anew mends it.
+func TestRegisteredAuthorizationWithoutItsKey(t *testing.T) {
+	x := newFixture(t)
+	ctx := context.Background()
+	p := ControlPlane{ID: "a", Endpoint: "http://cp/signaling", Authorization: &PlaneAuthorization{Type: "t", ClientSecret: "s"}}
+	err := x.PutControlPlane(ctx, controlPlane, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := x.config
+	changed.Keys = newRing(t, newKey(t))
+	other := x.service(changed)
+	_, err = other.registered(ctx, "cp")
+	wantCode(t, err, CodeUnavailable)
+	err = other.PutControlPlane(ctx, controlPlane, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := other.registered(ctx, "cp")
+	if err != nil || !got.says(p) {
+		t.Errorf("%+v, %v", got, err)
 	}
 }

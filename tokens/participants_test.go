@@ -145,13 +145,13 @@ func TestControlPlanesOfOneNameAreApart(t *testing.T) {
 	if err != nil || known {
 		t.Errorf("the first one's is known to the second: %v, %v", known, err)
 	}
-	endpoint, err := second.registeredEndpoint(ctx, string(controlPlane))
-	if err != nil || endpoint != "" {
-		t.Errorf("the second one's: %q, %v", endpoint, err)
+	registered, err := second.registered(ctx, string(controlPlane))
+	if err != nil || registered.Endpoint != "" {
+		t.Errorf("the second one's: %q, %v", registered.Endpoint, err)
 	}
-	endpoint, err = x.registeredEndpoint(ctx, string(controlPlane))
-	if err != nil || endpoint != "http://first.example" {
-		t.Errorf("the first one's: %q, %v", endpoint, err)
+	registered, err = x.registered(ctx, string(controlPlane))
+	if err != nil || registered.Endpoint != "http://first.example" {
+		t.Errorf("the first one's: %q, %v", registered.Endpoint, err)
 	}
 }
 

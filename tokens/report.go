@@ -72,6 +72,8 @@ type Report struct {
 	Attempt      int       // 1 for the first
 	Unknown      int       // attempts before this one to which the control plane said that it does not know the flow
 	EDR          *EDR      // of ReportStarted, unless it is too old: made for this attempt
+
+	Authorization *PlaneAuthorization // what the control plane registered to be called with, if it did
 }
 
 // TooOld reports whether the report is not worth another attempt.
@@ -257,13 +259,14 @@ func (s *Service) ClaimReport(ctx context.Context, flow string, lease time.Durat
 	if !claimed {
 		return nil, nil
 	}
-	registered, err := s.registeredEndpoint(ctx, s.owner(f))
+	plane, err := s.registered(ctx, s.owner(f))
 	if err != nil {
 		return nil, err
 	}
 	r := &Report{
-		Flow: f.ID, Dialect: f.Dialect, ControlPlane: s.owner(f), Callback: f.Callback, Registered: registered,
-		Event: f.Report.Event, Cause: f.Report.Cause, Since: f.Report.Since, Attempt: f.Report.Attempt,
+		Flow: f.ID, Dialect: f.Dialect, ControlPlane: s.owner(f), Callback: f.Callback, Registered: plane.Endpoint,
+		Authorization: plane.Authorization,
+		Event:         f.Report.Event, Cause: f.Report.Cause, Since: f.Report.Since, Attempt: f.Report.Attempt,
 		Unknown: f.Report.Unknown,
 	}
 	if !f.startOwed() || r.TooOld(now) {

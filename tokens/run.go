@@ -279,7 +279,7 @@ func (s *Service) Flows(ctx context.Context, after string, limit int) ([]*Flow, 
 	return flows, nil
 }
 
-// KeyUse counts the flows whose refresh tokens or sealed values need each secret key. A signing key can be dropped when
+// KeyUse counts the flows, and the control planes, whose refresh tokens or sealed values need each secret key. A signing key can be dropped when
 // no flow needs what was derived from it and no access token of it can still be presented.
 func (s *Service) KeyUse(ctx context.Context) (map[KeyID]int, error) {
 	use := map[KeyID]int{}
@@ -296,5 +296,17 @@ func (s *Service) KeyUse(ctx context.Context) (map[KeyID]int, error) {
 			use[id]++
 		}
 	})
-	return use, err
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range s.c.ControlPlanes {
+		key, err := s.controlPlaneSeal(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		if key != "" {
+			use[key]++
+		}
+	}
+	return use, nil
 }

@@ -18,7 +18,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/edrgate/edrgate/authserver"
 	"github.com/edrgate/edrgate/internal/dial"
+	"github.com/edrgate/edrgate/tokens"
 )
 
 const (
@@ -33,7 +35,8 @@ var everywhere = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustPa
 
 // Client calls control planes. It follows no redirect: a body meant for one server must not go to another.
 type Client struct {
-	http *http.Client
+	http   *http.Client
+	tokens *authserver.Source // of the control planes' authorization servers
 }
 
 // NewClient returns a client that never connects to the endpoints denied, such as the gateway's own administration.
@@ -46,10 +49,13 @@ func NewClient(denied []netip.AddrPort) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{http: &http.Client{
-		Transport:     transport,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}, nil
+	return &Client{
+		http: &http.Client{
+			Transport:     transport,
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+		tokens: authserver.New(authserver.Config{Transport: transport, OncePerJTI: true}),
+	}, nil
 }
 
 // Close closes connections that are not in use.
@@ -60,7 +66,8 @@ type message struct {
 	method string
 	url    string
 	header http.Header
-	body   []byte // JSON; nil: none
+	body   []byte            // JSON; nil: none
+	grant  *authserver.Grant // what a token for it is asked for with; nil: it needs none
 }
 
 // answer is what came back, whatever its status.
@@ -72,12 +79,37 @@ type answer struct {
 // ok reports whether the control plane took the message.
 func (a answer) ok() bool { return a.status >= 200 && a.status <= 299 }
 
-// errUnsent is wrapped by the error of a call that never had a connection: what was to be sent has not arrived.
+// errUnsent is wrapped by the error of a call that never had a connection, or no token: what was to be sent has not arrived,
+// or was refused with a 401.
 var errUnsent = errors.New("not sent")
 
-// call sends a message. The error is that of the network: unless it is errUnsent nobody can tell whether the message
-// arrived.
+// call sends a message, with a token if it needs one. The error is that of the network or of the authorization server:
+// unless it is errUnsent nobody can tell whether the message arrived.
+//
+// A token is good for one call if it has a jti, since EDC refuses one that it has seen; another one is kept. A kept one that
+// is refused may have been withdrawn, so the message is sent once more with a new one: 401 is also what EDC says of a
+// transfer that it does not know, and then final.
 func (c *Client) call(ctx context.Context, m message) (answer, error) {
+	if m.grant == nil {
+		return c.send(ctx, m, "")
+	}
+	token, kept, err := c.tokens.Token(ctx, *m.grant)
+	if err != nil {
+		return answer{}, fmt.Errorf("%w: %w", errUnsent, err)
+	}
+	a, err := c.send(ctx, m, token)
+	if err != nil || a.status != http.StatusUnauthorized || !kept || !c.tokens.Drop(*m.grant, token) {
+		return a, err
+	}
+	token, _, err = c.tokens.Token(ctx, *m.grant)
+	if err != nil {
+		return answer{}, fmt.Errorf("%w: %w", errUnsent, err)
+	}
+	return c.send(ctx, m, token)
+}
+
+// send sends a message with a token, if it is not empty.
+func (c *Client) send(ctx context.Context, m message, token tokens.Secret) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	var connected atomic.Bool
@@ -93,6 +125,9 @@ func (c *Client) call(ctx context.Context, m message) (answer, error) {
 	}
 	if m.body != nil {
 		r.Header.Set("Content-Type", "application/json")
+	}
+	if token != "" {
+		r.Header.Set("Authorization", "Bearer "+token.Reveal()) // RFC 6750 §2.1
 	}
 	response, err := c.http.Do(r)
 	if err != nil && !connected.Load() {

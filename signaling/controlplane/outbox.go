@@ -63,6 +63,9 @@ type OutboxConfig struct {
 	// DataAddress writes an EDR as the answer to a start has it, for a report of a start.
 	DataAddress func(*tokens.EDR) any
 
+	// Authorizations are what calls are authorized with, by the names of control planes. Default: calls need nothing.
+	Authorizations map[string]*Authorization
+
 	Observer Observer
 	Logger   *slog.Logger
 	Now      func() time.Time // default: time.Now
@@ -222,6 +225,7 @@ func (o *Outbox) attempt(ctx context.Context, r *tokens.Report) (Result, int, er
 	if err != nil {
 		return Refused, 0, fmt.Errorf("%w: %w", errUnsent, err)
 	}
+	m.grant = o.c.Authorizations[r.ControlPlane].grantFor(r.Authorization)
 	a, err := o.c.Client.call(ctx, m)
 	if err != nil {
 		return Retried, 0, err

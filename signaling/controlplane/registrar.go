@@ -129,6 +129,7 @@ type keeper struct {
 	failures int
 	blind    bool   // the control plane does not show what is registered
 	told     bool   // the control plane was told, and has not shown it yet
+	offered  bool   // the control plane was told what it never shows, the authorization
 	shown    *entry // what it showed instead
 	result   RegistrationResult
 }
@@ -264,6 +265,8 @@ func (k *keeper) judge(known *entry) (RegistrationResult, bool) {
 	switch {
 	case known.state == unregistered:
 		return RegistrationShelved, true
+	case k.r.Authorization != nil && !k.offered:
+		return "", false // whatever it shows: it may have another secret, or none
 	case k.r.matches(known):
 		k.told, k.shown = false, nil
 		return RegistrationPresent, true
@@ -288,7 +291,7 @@ func (r *Registrar) register(ctx context.Context, k *keeper) (RegistrationResult
 	if !a.ok() {
 		return RegistrationFailed, fmt.Errorf("registration: status %d", a.status)
 	}
-	k.told, k.shown = true, nil
+	k.told, k.shown, k.offered = true, nil, true
 	return RegistrationMade, nil
 }
 

@@ -98,6 +98,14 @@ func (s *selector) dps(t *testing.T) Registration {
 	}
 }
 
+func (s *selector) dpsWithCredentials(t *testing.T) Registration {
+	r := s.dps(t)
+	r.Authorization = &Offer{
+		Type: ProfileClientCredentials, TokenEndpoint: "https://auth/t", ClientID: "cp", ClientSecret: "s3cret", JWKSURI: "https://auth/jwks",
+	}
+	return r
+}
+
 type looks struct {
 	mu      sync.Mutex
 	results map[RegistrationResult]int
@@ -171,6 +179,12 @@ func TestRegistrationOnTheWire(t *testing.T) {
 			`{"dataplaneId":"edrgate","endpoint":"http://gw:8181/dataflows","profiles":["https://w3id.org/dspace-sig/profile/http-pull"],` +
 				`"transferTypes":["HttpData-PULL","ProxyHttpData-PULL"],"labels":[]}`, "s3cret",
 		},
+		"dps with client credentials": {
+			(*selector).dpsWithCredentials, "PUT", "/management/v4/dataplanes",
+			`{"dataplaneId":"edrgate","endpoint":"http://gw:8181/dataflows","profiles":["https://w3id.org/dspace-sig/profile/http-pull"],` +
+				`"transferTypes":["HttpData-PULL","ProxyHttpData-PULL"],"labels":[],"authorization":{"type":"oauth2_client_credentials",` +
+				`"tokenEndpoint":"https://auth/t","clientId":"cp","jwksUri":"https://auth/jwks","clientSecret":"s3cret"}}`, "s3cret",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSelector(t)
@@ -195,6 +209,24 @@ func TestRegistrationOnTheWire(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A control plane never shows the authorization object, so it is told once by each configuration, which may have another
+// secret; and then no more.
+func TestAuthorizationIsRegisteredOnce(t *testing.T) {
+	s := newSelector(t)
+	s.list = "[]"
+	x := newRegistrarFixture(t, s.dps(t))
+	x.lookAt(t, RegistrationMade)
+	x = newRegistrarFixture(t, s.dpsWithCredentials(t))
+	x.lookAt(t, RegistrationMade)
+	x.lookAt(t, RegistrationPresent)
+	x.lookAt(t, RegistrationPresent)
+	if got := s.registrations(); got != 2 {
+		t.Errorf("%d registrations", got)
+	}
+	s.set(func(s *selector) { s.list = strings.Replace(s.list, "REGISTERED", "UNREGISTERED", 1) })
+	newRegistrarFixture(t, s.dpsWithCredentials(t)).lookAt(t, RegistrationShelved)
 }
 
 // What EDC shows of our own registration, as recorded, is what we registered: nothing is registered again.

@@ -26,6 +26,36 @@ type Registration struct {
 	SourceTypes   []string // classic: types of source addresses, at least one
 	Profiles      []string // DPS
 	Labels        []string // DPS
+
+	Authorization *Offer // DPS; nil: it sends us no token, and expects none
+}
+
+// Offer is the authorization object of our registration (profiles, Authorization Profiles): by what the control plane gets
+// the tokens that it sends us, and verifies those that we send it.
+type Offer struct {
+	Type                  string        `json:"type"`
+	TokenEndpoint         string        `json:"tokenEndpoint,omitempty"`
+	ClientID              string        `json:"clientId,omitempty"`
+	ClientSecret          tokens.Secret `json:"-"` // written out by onWire
+	TokenExchangeEndpoint string        `json:"tokenExchangeEndpoint,omitempty"`
+	Issuer                string        `json:"issuer,omitempty"`
+	Resource              string        `json:"resource,omitempty"`
+	Audience              string        `json:"audience,omitempty"`
+	Scope                 string        `json:"scope,omitempty"`
+
+	// JWKSURI is where the keys of our tokens are. Without it EDC checks no signature (observed on EDC 0.18).
+	JWKSURI string `json:"jwksUri"`
+}
+
+// onWire is the Offer as it is sent, the one place where the secret is written out.
+func (o *Offer) onWire() any {
+	if o == nil {
+		return nil
+	}
+	return struct {
+		*Offer
+		ClientSecret string `json:"clientSecret,omitempty"`
+	}{o, o.ClientSecret.Reveal()}
 }
 
 // The defaults of what is registered: what the gateway serves of a provider's pull.
@@ -84,7 +114,8 @@ func (r *Registration) putDPS() (message, error) {
 		Profiles      []string `json:"profiles"`
 		TransferTypes []string `json:"transferTypes"`
 		Labels        []string `json:"labels"`
-	}{r.ID, r.Endpoint, r.Profiles, r.TransferTypes, labels})
+		Authorization any      `json:"authorization,omitempty"`
+	}{r.ID, r.Endpoint, r.Profiles, r.TransferTypes, labels, r.Authorization.onWire()})
 	return message{method: http.MethodPut, url: r.URL.String(), header: r.header(), body: body}, err
 }
 
