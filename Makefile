@@ -62,7 +62,9 @@ integration: build
 	go test -race -count=1 ./integration/...
 
 # Puts the binary between real EDC control planes: needs Java 17 and Maven 3. Prints a transcript.
-interop: build
+interop:
+	@./integration/edc/requirements.sh java maven go bash cc
+	@$(MAKE) build
 	go test -race -tags interop -count=1 -v -timeout 15m ./integration/edc
 
 bench:

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"bytes"
 	"encoding/json"
 	"io"
 	"net"
@@ -41,6 +42,7 @@ func (p *calledPlane) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.bodies[r.URL.Path] = append(p.bodies[r.URL.Path], string(body))
 	answer := p.answer
 	p.mu.Unlock()
+	r.Body = io.NopCloser(bytes.NewReader(body))
 	answer(w, r)
 }
 

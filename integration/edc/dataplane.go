@@ -49,6 +49,17 @@ func (p *ControlPlane) Register(ctx context.Context, d DataPlane) (bool, error) 
 	return post, err
 }
 
+// Unregister takes a data plane out of service: it is not chosen for starts and resumes any more, and still told of the
+// suspension and end of its flows.
+func (p *ControlPlane) Unregister(ctx context.Context, id string) error {
+	return call(ctx, p.client, http.MethodPut, p.control+"/v1/dataplanes/"+id+"/unregister", nil, nil)
+}
+
+// Delete makes a control plane forget a data plane. The flows that it has then cannot be suspended or ended.
+func (p *ControlPlane) Delete(ctx context.Context, id string) error {
+	return call(ctx, p.client, http.MethodDelete, p.control+"/v1/dataplanes/"+id, nil, nil)
+}
+
 // dataPlane returns what the control plane has under an id, nil if nothing.
 func (p *ControlPlane) dataPlane(ctx context.Context, id string) (node, error) {
 	var all []node

@@ -188,8 +188,11 @@ func (g *gateway) end(s os.Signal) error {
 }
 
 // log returns the end of a log.
-func (g *gateway) log(name string) string {
-	data, err := os.ReadFile(g.path(name))
+func (g *gateway) log(name string) string { return endOf(g.path(name)) }
+
+// endOf returns the end of a file, for messages.
+func endOf(path string) string {
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return err.Error()
 	}

@@ -18,7 +18,10 @@ func TestLife(t *testing.T) {
 	for _, r := range releases {
 		t.Run(r.version, func(t *testing.T) {
 			x := newRun(t, r)
-			x.begin()
+			x.controlPlanesRun()
+			old, moving := x.startedElsewhere()
+			x.gatewayJoins()
+			x.cutOver(old, moving)
 			weather, trains := x.newFlow("weather", "HttpData"), x.newFlow("trains", "ProxyHttpData")
 			x.open(weather)
 			x.open(trains)
@@ -40,9 +43,19 @@ func TestLife(t *testing.T) {
 	}
 }
 
-func (x *run) begin() {
+func (x *run) controlPlanesRun() {
 	x.t.Helper()
 	x.do(func(context.Context) error { x.edc.start(); return nil }, "both control planes run")
+	x.do(func(context.Context) error {
+		if x.edc.runs != x.release.version {
+			return fmt.Errorf("they are of release %q", x.edc.runs)
+		}
+		return nil
+	}, "their jars are of release %s", x.release.version)
+}
+
+func (x *run) gatewayJoins() {
+	x.t.Helper()
 	x.do(x.gateway.start, "the gateway runs")
 	x.do(x.registered, "the gateway has registered itself and is available")
 	x.do(func(ctx context.Context) error { return x.register(ctx, false) }, "registering again finds it and posts nothing")

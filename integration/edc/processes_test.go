@@ -4,6 +4,7 @@ package edc
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -42,6 +44,7 @@ type controlPlanes struct {
 	script *exec.Cmd
 	stdin  io.Closer // both processes end with it, also if this one dies
 	space  *Dataspace
+	runs   string // the release that the jars are of
 }
 
 func newControlPlanes(t testing.TB, r release, consumerID string) *controlPlanes {
@@ -50,6 +53,12 @@ func newControlPlanes(t testing.TB, r release, consumerID string) *controlPlanes
 	t.Cleanup(func() {
 		if c.script != nil {
 			c.stop()
+		}
+		if t.Failed() {
+			for _, role := range []string{"provider", "consumer"} {
+				log := filepath.Join(cmp.Or(os.Getenv("EDC_HOME"), ".cache"), r.version, role+".log")
+				t.Logf("end of the %s's log:\n%s", role, endOf(log))
+			}
 		}
 	})
 	return c
@@ -85,6 +94,7 @@ func (c *controlPlanes) start() {
 	if err != nil {
 		c.t.Fatalf("EDC %s did not start: %v", c.release.version, err)
 	}
+	c.runs = addresses["EDC_RELEASE"]
 	c.space = &Dataspace{
 		Provider:    NewControlPlane(addresses["PROVIDER_MANAGEMENT"], addresses["PROVIDER_CONTROL"]),
 		Consumer:    NewControlPlane(addresses["CONSUMER_MANAGEMENT"], addresses["CONSUMER_CONTROL"]),
@@ -93,7 +103,7 @@ func (c *controlPlanes) start() {
 	}
 }
 
-// readAddresses reads what the script prints until it is ready.
+// readAddresses reads what the script prints until it is ready: names and values.
 func readAddresses(r io.Reader) (map[string]string, error) {
 	addresses := map[string]string{}
 	lines := bufio.NewScanner(r)

@@ -5,11 +5,11 @@
 #
 #   run-edc.sh [COMMAND ARGUMENT...]
 #
-# Identity is mocked and everything is kept in memory: for tests only. Needs Java 17, and Maven 3 for a release that is
-# not in EDC_HOME yet (some 40 MB of jars; 5 s to start afterwards).
+# Identity is mocked and everything is kept in memory: for tests only. Needs Java 17 and Maven 3, which gets some 40 MB of jars
+# for a release, once.
 #
 #   EDC_VERSION       release: 0.15.1, 0.14.0, 0.13.2 or 0.11.1       (0.15.1)
-#   EDC_HOME          directory for what Maven gets, properties, logs (.cache beside this script)
+#   EDC_HOME          directory for class paths, properties, logs     (.cache beside this script)
 #   PROVIDER_ID       participant id of the provider                  (did:web:provider.example)
 #   CONSUMER_ID       participant id of the consumer                  (did:web:consumer.example)
 #   PROVIDER_PORT     base of the provider's five ports               (19190)
@@ -19,10 +19,10 @@
 #   CHECK_PERIOD      seconds between two checks of a data plane      (1)
 #   EDC_JAVA_OPTS     options of both JVMs                            (-Xmx384m -XX:+UseSerialGC -XX:TieredStopAtLevel=1)
 set -euo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+here=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
+"$here/requirements.sh" java maven
 
 version=${EDC_VERSION:-0.15.1}
-repository=${EDC_HOME:-$here/.cache}/repository
 home=${EDC_HOME:-$here/.cache}/$version
 provider_port=${PROVIDER_PORT:-19190}
 consumer_port=${CONSUMER_PORT:-29190}
@@ -34,33 +34,13 @@ fail() {
   exit 1
 }
 
-# What is missing is named at once, all of it.
-missing=()
-# The first number of `openjdk version "17.0.15" ..`; 1 for the releases before 9.
-java_release=$("$java" -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p' | head -n 1) || true
-[ "${java_release:-0}" -ge 17 ] || missing+=("Java 17 or newer (JAVA_HOME, or java in PATH; found ${java_release:-none})")
-[ -d "$home/lib" ] || command -v mvn >/dev/null || missing+=("Maven 3 (mvn in PATH), to get EDC $version")
-if [ ${#missing[@]} -gt 0 ]; then
-  printf 'run-edc.sh: missing: %s\n' "${missing[@]}" >&2
-  exit 1
-fi
-
-# Jars, once for each release. They get their name when all are there.
 mkdir -p "$home"
-if [ ! -d "$home/lib" ]; then
-  echo "run-edc.sh: getting EDC $version from the Maven registry" >&2
-  pom=$here/pom.xml edr_cache=$version
-  case $version in # where edr-cache-api was not published for the release
-    0.15.*) edr_cache=0.14.0 ;;
-    0.13.*) edr_cache=0.13.0 ;;
-    0.11.*) pom=$here/pom-0.11.xml ;;
-  esac
-  rm -rf "$home/lib.partial"
-  mvn -q -B -ntp -Dstyle.color=never -f "$pom" -Dmaven.repo.local="$repository" -Dedc.version="$version" -Dedr.cache.version="$edr_cache" \
-    dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$home/lib.partial" >&2
-  mv "$home/lib.partial" "$home/lib"
-fi
-[ -f "$home/lib/control-plane-core-$version.jar" ] || fail "$home/lib is not of EDC $version: remove it"
+"$here/get-edc.sh" "$version" "$home/classpath"
+class_path=$(<"$home/classpath")
+# The release as the jars have it.
+release=${class_path##*/control-plane-core-}
+release=${release%%.jar*}
+[ "$release" = "$version" ] || fail "Maven has brought control-plane-core $release, not $version"
 
 pids=()
 stop() {
@@ -103,7 +83,7 @@ edc.control.endpoint=http://localhost:$((port + 2))/control
 edc.data.plane.selector.state-machine.check.period=${CHECK_PERIOD:-1}
 PROPERTIES
   # shellcheck disable=SC2086 # the options are a list
-  "$java" $java_opts -Dedc.fs.config="$home/$role.properties" -cp "$home/lib/*" \
+  "$java" $java_opts -Dedc.fs.config="$home/$role.properties" -cp "$class_path" \
     org.eclipse.edc.boot.system.runtime.BaseRuntime --no-color --log-level=INFO > "$home/$role.log" 2>&1 < /dev/null &
   pids+=($!)
 }
@@ -132,6 +112,7 @@ ready provider "${pids[0]}"
 ready consumer "${pids[1]}"
 
 cat <<READY
+EDC_RELEASE=$release
 PROVIDER_MANAGEMENT=http://localhost:$((provider_port + 3))/management
 PROVIDER_CONTROL=http://localhost:$((provider_port + 2))/control
 PROVIDER_DSP=http://localhost:$((provider_port + 4))/protocol

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"sync"
 	"time"
 
@@ -132,6 +133,7 @@ type keeper struct {
 	offered  bool   // the control plane was told what it never shows, the authorization
 	shown    *entry // what it showed instead
 	result   RegistrationResult
+	failure  string // why the last look failed, as far as it matters whether that changes; empty: it did not
 }
 
 func (k *keeper) checked(now time.Time) {
@@ -295,13 +297,15 @@ func (r *Registrar) register(ctx context.Context, k *keeper) (RegistrationResult
 	return RegistrationMade, nil
 }
 
-// report writes a line when something changed, so that a control plane that is away for a day does not fill the log.
+// report writes a line when something changed, so that a control plane that is away for a day does not fill the log. One
+// that was away and then refuses is a change: its answer must be seen.
 func (k *keeper) report(logger *slog.Logger, result RegistrationResult, err error) {
-	if result == k.result && (result != RegistrationMade || k.blind) {
+	failure := failureOf(err)
+	if result == k.result && failure == k.failure && (result != RegistrationMade || k.blind) {
 		return
 	}
 	before := k.result
-	k.result = result
+	k.result, k.failure = result, failure
 	args := []any{"control_plane", k.r.ControlPlane, "protocol", string(k.r.Protocol), "id", k.r.ID, "endpoint", k.r.Endpoint}
 	if err != nil {
 		args = append(args, "error", err)
@@ -321,4 +325,18 @@ func (k *keeper) report(logger *slog.Logger, result RegistrationResult, err erro
 	case RegistrationFailed:
 		logger.Warn("registration at the control plane is not certain: trying again", args...)
 	}
+}
+
+// failureOf tells one kind of failure from another. The network's are two kinds, since their texts have port numbers in them.
+func failureOf(err error) string {
+	var network *url.Error
+	switch {
+	case err == nil:
+		return ""
+	case !errors.As(err, &network):
+		return err.Error()
+	case network.Timeout():
+		return "timeout"
+	}
+	return "network"
 }

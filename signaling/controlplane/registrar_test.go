@@ -356,6 +356,23 @@ func TestRegistrationFails(t *testing.T) {
 	}
 }
 
+// TestChangedFailureIsLogged: a control plane that was away and then refuses is another trouble, which somebody has to see.
+func TestChangedFailureIsLogged(t *testing.T) {
+	s := newSelector(t)
+	x := newRegistrarFixture(t, s.classic(t))
+	for _, status := range []int{500, 500, 401, 401} {
+		s.set(func(s *selector) { s.status = status })
+		x.lookAt(t, RegistrationFailed)
+	}
+	s.Close()
+	x.lookAt(t, RegistrationFailed)
+	x.lookAt(t, RegistrationFailed)
+	log := x.log.String()
+	if strings.Count(log, "level=WARN") != 3 || strings.Count(log, "status 500") != 1 || strings.Count(log, "status 401") != 1 {
+		t.Errorf("log %s", log)
+	}
+}
+
 func TestNextLook(t *testing.T) {
 	k := &keeper{failures: 100}
 	if k.next(0.5) != lookAgainAfter {
