@@ -68,7 +68,7 @@ func TestRouteByTheAssetsMetadata(t *testing.T) {
 		"no such metadata":   {"asset-7", "weather", append([]string{`"flag":true,`, ""}, label...), "route weather: header X-Flag: {edr.metadata.flag} is not in the start message"},
 		"a path that climbs": {"asset-7", "..", label, "route weather: backend: {edr.metadata.path} is . or .."},
 		"two segments":       {"asset-7", "weather/../prices", label, "ambiguous dot segment"},
-		"a secret's place":   {"asset-7", "prices", label, "the secret is not declared for this backend"},
+		"a secret's place":   {"asset-7", "prices", label, "the secret is not declared for this destination"},
 		"no such secret":     {"asset-8", "weather", label, "no secret of this name is declared"},
 	} {
 		_, answer := start(c.dataset, c.path, c.oldNew...)
