@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"maps"
 	"slices"
 	"time"
 
@@ -175,6 +176,17 @@ func (rec *record) entry() *Entry {
 		Asset: rec.Asset, Agreement: rec.Agreement, Generation: rec.Generation, Renewable: rec.Renewable, Created: rec.Created,
 		Received: rec.Received, Expires: rec.Expires, Due: rec.Due, Renewed: rec.Renewed, Status: rec.Status,
 	}
+}
+
+// clone is for callers that share a result. nil stays nil.
+func (e *Entry) clone() *Entry {
+	if e == nil || e.EDR == nil {
+		return e
+	}
+	copied, edr := *e, *e.EDR
+	edr.Properties = maps.Clone(edr.Properties)
+	copied.EDR = &edr
+	return &copied
 }
 
 // open is entry with the EDR.

@@ -39,6 +39,7 @@ func (c *Cache) Resume(ctx context.Context, id string) (*Entry, error) {
 		}
 		rec.State, rec.Changed = Started, now
 		rec.RetryAt, rec.Failures, rec.Status = time.Time{}, 0, 0
+		c.schedule(rec)
 		return nil
 	})
 	if err != nil {
