@@ -93,6 +93,11 @@ func (r *Renewer) renewLeased(ctx context.Context, t turn, owner string) (*Entry
 	if no == nil {
 		var e *Entry
 		err = r.settle(ctx, func(ctx context.Context) error {
+			// Whether it is ours is asked again before anything is signed about it.
+			_, err := r.cache.claim(ctx, id, digestOf(n.access))
+			if err != nil {
+				return err
+			}
 			e, err = r.cache.succeed(ctx, t, owner, n)
 			return err
 		})

@@ -274,17 +274,6 @@ func (p *provider) asked() []string {
 	return append([]string(nil), p.data...)
 }
 
-// rotate supersedes the tokens behind the consumer's back, as a provider that renews for another replica does.
-func (p *provider) supersede() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.generation = 0
-	p.renew = func(_ int, w http.ResponseWriter, _ *http.Request) bool {
-		writeJSON(w, http.StatusOK, map[string]any{"access_token": "access-9", "expires_in": 300})
-		return true
-	}
-	p.generation = 9
-}
 
 // recorder is an Observer that remembers.
 type recorder struct {

@@ -88,7 +88,7 @@ func (a *address) collect(m strictjson.Members) error {
 			if m.Has("endpointProperties") && name != "endpoint" && name != "endpointType" {
 				continue
 			}
-			err = a.add(name, m[name])
+			err = a.add(expand(name, m), m[name])
 		}
 		if err != nil {
 			return err
@@ -98,6 +98,14 @@ func (a *address) collect(m strictjson.Members) error {
 		return refuse(CodeInvalid, "dataAddress has both properties and endpointProperties")
 	}
 	return nil
+}
+
+// expand gives the name of another property the namespace from which EDC's EDR API has compacted it.
+func expand(name string, m strictjson.Members) string {
+	if m.Has("@context") && role(name) == "" && !strings.Contains(name, ":") {
+		return edcNamespace + name
+	}
+	return name
 }
 
 func (a *address) object(m strictjson.Members) error {

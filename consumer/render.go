@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/edrgate/edrgate/tokens"
 )
 
 // contextValue is the JSON-LD context of Tractus-X 0.12.1's EDR API, from which the names below are compacted.
@@ -21,9 +23,13 @@ var contextValue = map[string]string{
 //
 // The result holds the tokens in clear: it is an answer to somebody who may have them, and goes into no log.
 func (e *EDR) DataAddress(renewal bool) ([]byte, error) {
-	authorization := e.AccessToken.Reveal()
-	if e.Scheme != "" && e.AuthType == "" {
-		authorization = e.Scheme + " " + authorization // nothing else would say that a scheme is to be sent
+	authorization, authType := e.AccessToken.Reveal(), e.AuthType
+	switch {
+	case authorization == "" || e.Scheme == "":
+	case e.Dialect == tokens.Classic:
+		authorization = e.Scheme + " " + authorization // as the provider wrote it: classic clients send the value as it is
+	case authType == "":
+		authType = bearer // DPS HTTP profile: required beside authorization
 	}
 	members := map[string]any{"@type": "DataAddress", "@context": contextValue}
 	set := func(name, value string) {
@@ -37,10 +43,8 @@ func (e *EDR) DataAddress(renewal bool) ([]byte, error) {
 	set("endpoint", e.Endpoint)
 	set("endpointType", e.EndpointType)
 	set("type", e.EndpointType)
-	if e.AccessToken != "" {
-		set("authorization", authorization)
-	}
-	set("authType", e.AuthType)
+	set("authorization", authorization)
+	set("authType", authType)
 	for name := range fields {
 		delete(members, "tx-auth:"+name) // a property of the provider's must not pass for one of the renewal
 	}

@@ -206,10 +206,17 @@ func (r *Renewer) renew(ctx context.Context, id string, w want) (*Entry, error) 
 			return nil, unavailable(ctx.Err(), "EDR %s: waiting for its renewal", id)
 		case <-f.done:
 		}
-		if f.err == nil && f.entry.Generation <= w.seen {
-			continue // it was begun for an earlier token than the one that does not do any more
+		if f.err != nil {
+			return nil, f.err
 		}
-		return f.entry.clone(), f.err
+		err = f.entry.State.serves() // it may have been suspended or ended meanwhile
+		if err != nil {
+			return nil, err
+		}
+		if f.entry.Generation > w.seen {
+			return f.entry.clone(), nil
+		}
+		// It was begun for an earlier token than the one that does not do any more.
 	}
 }
 
