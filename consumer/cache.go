@@ -50,7 +50,8 @@ type Cache struct {
 	c Config
 
 	mu       sync.Mutex
-	watchers []func(id string, due time.Time)
+	watchers map[int]func(id string, due time.Time)
+	watched  int // watchers so far
 }
 
 // New returns a cache. It reads and writes nothing yet.
@@ -80,7 +81,7 @@ func New(c Config) (*Cache, error) {
 	if c.Jitter == nil {
 		c.Jitter = rand.Float64
 	}
-	return &Cache{c: c}, nil
+	return &Cache{c: c, watchers: map[int]func(string, time.Time){}}, nil
 }
 
 func isDID(s string) bool { return strings.HasPrefix(s, "did:") }
@@ -338,11 +339,19 @@ func (c *Cache) update(ctx context.Context, id string, change func(*record) erro
 	return nil, unavailable(err, "EDR %s", id)
 }
 
-// watch has f called with every time at which an EDR falls due for renewal, from the goroutine that wrote it.
-func (c *Cache) watch(f func(id string, due time.Time)) {
+// watch has f called with every time at which an EDR falls due for renewal, from the goroutine that wrote it, until the
+// returned function is called. f must not block.
+func (c *Cache) watch(f func(id string, due time.Time)) func() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.watchers = append(c.watchers, f)
+	c.watched++
+	id := c.watched
+	c.watchers[id] = f
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.watchers, id)
+	}
 }
 
 func (c *Cache) announce(e *Entry) {
@@ -350,9 +359,8 @@ func (c *Cache) announce(e *Entry) {
 		return
 	}
 	c.mu.Lock()
-	watchers := c.watchers
-	c.mu.Unlock()
-	for _, f := range watchers {
+	defer c.mu.Unlock()
+	for _, f := range c.watchers {
 		f(e.ID, e.Due)
 	}
 }

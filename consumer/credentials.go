@@ -90,7 +90,7 @@ func (c *ClientCredentials) fetch(req *http.Request, statuses ...int) (strictjso
 	req.Header.Set("Accept", "application/json")
 	res, err := c.Transport.RoundTrip(req.WithContext(ctx))
 	if err != nil {
-		return nil, err
+		return nil, connectionError(err)
 	}
 	defer res.Body.Close()
 	body, err := readAnswer(res)

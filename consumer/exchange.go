@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/http"
@@ -103,12 +104,15 @@ func (r *Renewer) exchange(ctx context.Context, e *EDR, proof tokens.Secret) (*r
 // our tokens.
 func connectionError(err error) error {
 	var (
-		denied *dial.DeniedError
-		op     *net.OpError
+		denied      *dial.DeniedError
+		certificate *tls.CertificateVerificationError
+		op          *net.OpError
 	)
 	switch {
 	case errors.As(err, &denied):
 		return denied
+	case errors.As(err, &certificate):
+		return certificate
 	case errors.As(err, &op):
 		return op
 	case errors.Is(err, context.DeadlineExceeded):

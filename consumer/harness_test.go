@@ -274,7 +274,6 @@ func (p *provider) asked() []string {
 	return append([]string(nil), p.data...)
 }
 
-
 // recorder is an Observer that remembers.
 type recorder struct {
 	mu      sync.Mutex

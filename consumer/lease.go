@@ -9,8 +9,8 @@ import (
 
 // want is what a caller asks of a renewal.
 type want struct {
-	// seen is the generation of the access token that does not do any more. If the entry has a newer one by now,
-	// nothing is to be done.
+	// seen is the generation of the access token that does not do any more. If the entry has another one by now, nothing is
+	// to be done: a lower one is that of an EDR that was removed and put again.
 	seen uint64
 
 	// explicit says that somebody asked for just this: also a refused EDR is tried, and the rest after a failure is cut
@@ -52,7 +52,7 @@ func (c *Cache) acquire(ctx context.Context, id string, w want, owner string, le
 			return err
 		}
 		t.edr = edr
-		if rec.Generation > w.seen {
+		if rec.Generation != w.seen {
 			t.standing = settled
 			return store.ErrKeep
 		}
@@ -92,15 +92,16 @@ func (s State) serves() error {
 }
 
 // conclude writes what became of a leased renewal, and returns the entry. change is not called if the EDR was put anew
-// meanwhile: then what was renewed is not what is held.
+// meanwhile, or if the lease ran out and somebody else has it: then what was renewed is not what is held, or will not be.
 func (c *Cache) conclude(ctx context.Context, t turn, owner string, change func(rec *record) error) (*Entry, error) {
 	rec, err := c.update(ctx, t.rec.ID, func(rec *record) error {
 		if rec.State == Ended {
 			return store.ErrKeep
 		}
-		if rec.RenewingOwner == owner {
-			rec.RenewingOwner, rec.RenewingUntil = "", time.Time{}
+		if rec.RenewingOwner != owner {
+			return store.ErrKeep
 		}
+		rec.RenewingOwner, rec.RenewingUntil = "", time.Time{}
 		rec.Renewed = c.c.Now().UTC()
 		if rec.Generation != t.rec.Generation {
 			return nil

@@ -309,7 +309,11 @@ func (a *address) edr() (*EDR, error) {
 	if len(a.values) > 0 {
 		e.Properties = a.values
 	}
-	return e, e.Check(true)
+	err = e.Check(true)
+	if err != nil {
+		return nil, err
+	}
+	return e, nil
 }
 
 // longestLife bounds what a provider may say. A token that lasts longer is asked for again all the same.

@@ -120,6 +120,9 @@ type sealedEDR struct {
 	Properties      map[string]string `json:"properties,omitempty"`
 }
 
+// maxSealedBytes leaves room for the rest of a record, and for base64, below what a store takes.
+const maxSealedBytes = store.MaxDataBytes / 2
+
 func (c *Cache) seal(id string, e *EDR) (*tokens.Sealed, error) {
 	sealed, err := c.c.Sealer.Seal(c.c.Rand, c.owner(id), sealedEDR{
 		e.Dialect, e.Endpoint, e.EndpointType, e.AccessToken.Reveal(), e.AuthType, e.Scheme, e.RefreshToken.Reveal(),
@@ -127,6 +130,9 @@ func (c *Cache) seal(id string, e *EDR) (*tokens.Sealed, error) {
 	})
 	if err != nil {
 		return nil, unavailable(err, "EDR %s", id)
+	}
+	if len(sealed.Data) > maxSealedBytes {
+		return nil, refuse(CodeInvalid, "dataAddress is too large to be kept")
 	}
 	return sealed, nil
 }

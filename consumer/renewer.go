@@ -99,6 +99,7 @@ type Renewer struct {
 	closed  bool
 	running sync.WaitGroup
 	due     chan dueEDR
+	unwatch func()
 }
 
 // flightKey keeps renewals that somebody asked for explicitly apart: they are not turned away where others are.
@@ -129,13 +130,14 @@ func NewRenewer(c RenewerConfig) (*Renewer, error) {
 		c: c, cache: c.Cache, name: hex.EncodeToString(name), flights: map[flightKey]*flight{}, due: make(chan dueEDR, maxQueued),
 	}
 	r.base, r.cancel = context.WithCancel(context.Background())
-	c.Cache.watch(r.fallsDue)
+	r.unwatch = c.Cache.watch(r.fallsDue)
 	return r, nil
 }
 
 // Close ends the renewals that are going on and waits for them. A renewal whose answer was not seen goes on later with the
 // same refresh token.
 func (r *Renewer) Close() {
+	r.unwatch()
 	r.mu.Lock()
 	r.closed = true
 	r.mu.Unlock()
@@ -213,7 +215,7 @@ func (r *Renewer) renew(ctx context.Context, id string, w want) (*Entry, error) 
 		if err != nil {
 			return nil, err
 		}
-		if f.entry.Generation > w.seen {
+		if f.entry.Generation != w.seen {
 			return f.entry.clone(), nil
 		}
 		// It was begun for an earlier token than the one that does not do any more.

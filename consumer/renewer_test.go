@@ -6,14 +6,12 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
-	"github.com/go-jose/go-jose/v4/jwt"
 
 	"github.com/edrgate/edrgate/internal/testkit"
 	"github.com/edrgate/edrgate/tokens"
@@ -37,99 +35,6 @@ func TestCurrentRenewsWhatHasExpired(t *testing.T) {
 	wantToken(t, x.get("tp-1"), "access-1")
 	if x.observer.result(ResultRenewed) != 1 {
 		t.Error("the renewal was not observed")
-	}
-}
-
-func TestProofIsWhatProvidersWant(t *testing.T) {
-	t.Parallel()
-	for _, alg := range []jose.SignatureAlgorithm{jose.ES256, jose.EdDSA} {
-		t.Run(string(alg), func(t *testing.T) {
-			t.Parallel()
-			clock := testkit.NewClock()
-			wallet := testkit.NewWalletFor(ownDID, alg)
-			signer, err := NewKeySigner(KeySignerConfig{Key: wallet.Key, KeyID: wallet.KID, Now: clock.Now})
-			if err != nil {
-				t.Fatal(err)
-			}
-			seen := map[string]bool{}
-			for range 2 {
-				proof, err := signer.Proof(t.Context(), ProofRequest{Issuer: ownDID, Audience: providerDID, AccessToken: "access"})
-				if err != nil {
-					t.Fatal(err)
-				}
-				parsed, err := jwt.ParseSigned(proof.Reveal(), []jose.SignatureAlgorithm{alg})
-				if err != nil {
-					t.Fatal(err)
-				}
-				if parsed.Headers[0].KeyID != wallet.KID {
-					t.Errorf("kid %q", parsed.Headers[0].KeyID)
-				}
-				var claims jwt.Claims
-				var more struct {
-					Token string `json:"token"`
-				}
-				err = parsed.Claims(wallet.Key.Public(), &claims, &more)
-				if err != nil {
-					t.Fatal(err)
-				}
-				err = claims.Validate(jwt.Expected{Issuer: ownDID, Subject: ownDID, AnyAudience: jwt.Audience{providerDID}, Time: clock.Now()})
-				if err != nil {
-					t.Error(err)
-				}
-				life := claims.Expiry.Time().Sub(claims.IssuedAt.Time())
-				if more.Token != "access" || life <= 0 || life > ProofLifetime {
-					t.Errorf("token %q, lives %s", more.Token, life)
-				}
-				if claims.ID == "" || seen[claims.ID] {
-					t.Errorf("jti %q is missing or repeated", claims.ID)
-				}
-				seen[claims.ID] = true
-			}
-		})
-	}
-}
-
-// What is sent, in the classic world and in that of Data Plane Signaling.
-func TestRenewalRequest(t *testing.T) {
-	t.Parallel()
-	x := newFixture(t)
-	for _, c := range []struct {
-		name      string
-		change    func(*EDR)
-		wantPath  string
-		wantQuery string
-	}{
-		{"dps, exactly there", func(e *EDR) { e.RefreshEndpoint = x.provider.URL + "/token/" }, "/token/", ""},
-		{"classic, /token appended", func(e *EDR) { *e = *x.classic() }, "/token", "grant_type=refresh_token&refresh_token=refresh-0"},
-		{"classic, there already", func(e *EDR) { *e = *x.classic(); e.RefreshEndpoint += "/token" }, "/token", "grant_type=refresh_token&refresh_token=refresh-0"},
-		{"classic, with a slash", func(e *EDR) { *e = *x.classic(); e.RefreshEndpoint += "/token/" }, "/token", "grant_type=refresh_token&refresh_token=refresh-0"},
-		{"classic, odd characters", func(e *EDR) { *e = *x.classic(); e.RefreshToken = "a+b/c=&d" }, "/token", "grant_type=refresh_token&refresh_token=a%2Bb%2Fc%3D%26d"},
-		{"classic, own query", func(e *EDR) { *e = *x.classic(); e.RefreshEndpoint += "/token?a=b" }, "/token", "a=b&grant_type=refresh_token&refresh_token=refresh-0"},
-		{"dps, odd characters", func(e *EDR) { e.RefreshToken = "a+b/c=&d%" }, "/token", ""},
-	} {
-		var got *http.Request
-		var body string
-		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			text, _ := io.ReadAll(r.Body)
-			got, body = r, string(text)
-			writeJSON(w, 200, map[string]any{"access_token": "new"})
-		}))
-		e := x.dps()
-		c.change(e)
-		e.RefreshEndpoint = strings.Replace(e.RefreshEndpoint, x.provider.URL, server.URL, 1)
-		_, no := x.renewer.exchange(t.Context(), e, "proof")
-		server.Close()
-		if no != nil {
-			t.Errorf("%s: %v", c.name, no.cause)
-			continue
-		}
-		form := "grant_type=refresh_token&refresh_token=" + strings.NewReplacer("+", "%2B", "/", "%2F", "=", "%3D", "&", "%26", "%", "%25").Replace(e.RefreshToken.Reveal())
-		if got.Method != "POST" || got.URL.Path != c.wantPath || got.URL.RawQuery != c.wantQuery || body != form {
-			t.Errorf("%s: %s %s?%s with %q, want %q", c.name, got.Method, got.URL.Path, got.URL.RawQuery, body, form)
-		}
-		if got.Header.Get("Authorization") != "Bearer proof" || got.Header.Get("Content-Type") != "application/x-www-form-urlencoded" {
-			t.Errorf("%s: headers %v", c.name, got.Header)
-		}
 	}
 }
 
@@ -271,8 +176,14 @@ func TestCannotTellIsTriedAgain(t *testing.T) {
 		status int
 		body   string
 	}{
-		{"503", 503, ""}, {"500", 500, ""}, {"502", 502, "<html>"}, {"429", 429, ""}, {"408", 408, ""}, {"425", 425, ""},
-		{"200 without a body", 200, ""}, {"200 without a token", 200, `{"refresh_token":"x"}`},
+		{"503", 503, ""},
+		{"500", 500, ""},
+		{"502", 502, "<html>"},
+		{"429", 429, ""},
+		{"408", 408, ""},
+		{"425", 425, ""},
+		{"200 without a body", 200, ""},
+		{"200 without a token", 200, `{"refresh_token":"x"}`},
 		{"200 twice the same name", 200, `{"access_token":"a","access_token":"b"}`},
 		{"200 of another type", 200, `{"access_token":"a","token_type":"mac"}`},
 		{"200 with a token that adds a header", 200, `{"access_token":"a\r\nX: y"}`},
@@ -385,49 +296,6 @@ func TestRefusedUntilRevived(t *testing.T) {
 	}
 }
 
-func TestStatusesOfRenewals(t *testing.T) {
-	t.Parallel()
-	for status, final := range map[int]bool{
-		400: true, 401: true, 403: true, 404: true, 405: true, 410: true, 415: true, 422: true, 451: true,
-		408: false, 425: false, 429: false, 500: false, 501: false, 503: false, 599: false, 301: false, 302: false, 307: false, 308: false, 304: false,
-	} {
-		f := refusal(&http.Response{StatusCode: status, Header: http.Header{}})
-		if f.final != final {
-			t.Errorf("%d: final %t", status, f.final)
-		}
-	}
-}
-
-// A redirect is not followed: the refresh token and the proof are for the address that the EDR named.
-func TestRedirectIsNotFollowed(t *testing.T) {
-	t.Parallel()
-	x := newFixture(t)
-	x.provider.renew = func(_ int, w http.ResponseWriter, r *http.Request) bool {
-		http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
-		return true
-	}
-	x.started("tp-1")
-	_, err := x.renewer.Refresh(t.Context(), "tp-1")
-	wantCode(t, err, CodeUnavailable)
-	if x.provider.renewed() != 1 {
-		t.Errorf("%d requests", x.provider.renewed())
-	}
-}
-
-// Addresses that the guard refuses are never connected, and are no refusal of the provider's.
-func TestDialGuardHolds(t *testing.T) {
-	t.Parallel()
-	x := newFixture(t)
-	e := x.dps()
-	e.RefreshEndpoint = "http://169.254.169.254/latest/token"
-	x.put("tp-1", e, Terms{Counterparty: providerDID})
-	_, err := x.renewer.Refresh(t.Context(), "tp-1")
-	wantCode(t, err, CodeUnavailable)
-	if x.get("tp-1").State != Started || x.observer.event(EventRetried) != 0 {
-		t.Error("marked as refused, or tried again at once")
-	}
-}
-
 // Trouble of the signer is our own: the EDR is not marked as refused.
 func TestSignerTrouble(t *testing.T) {
 	t.Parallel()
@@ -523,48 +391,6 @@ func TestChangesDuringARenewal(t *testing.T) {
 	}
 }
 
-// EDRs are renewed ahead of their expiry, also those that were put before this process began.
-func TestRunRenewsAhead(t *testing.T) {
-	t.Parallel()
-	x := newFixture(t)
-	x.started("tp-1")
-	e := x.dps()
-	e.AccessToken, e.ExpiresIn = "never-expires", 0
-	x.put("tp-2", e, Terms{Counterparty: providerDID})
-	ctx, cancel := context.WithCancel(context.Background())
-	stopped := make(chan struct{})
-	go func() {
-		x.renewer.Run(ctx)
-		close(stopped)
-	}()
-	x.clock.Advance(239 * time.Second)
-	if x.get("tp-1").Due.Sub(x.get("tp-1").Received) != 240*time.Second {
-		t.Errorf("due at %s", x.get("tp-1").Due)
-	}
-	x.clock.Advance(2 * time.Second)
-	testkit.Eventually(t, "renewed ahead", func() bool { return x.get("tp-1").Generation == 2 })
-	e = x.dps()
-	e.AccessToken = "put-later"
-	x.put("tp-3", e, Terms{Counterparty: providerDID})
-	if x.get("tp-2").Generation != 1 {
-		t.Error("renewed what does not expire")
-	}
-	cancel()
-	<-stopped
-}
-
-// Due times differ from EDR to EDR by a tenth of the token's life.
-func TestDueTimesAreSpread(t *testing.T) {
-	t.Parallel()
-	for jitter, want := range map[float64]time.Duration{0: 225 * time.Second, 0.5: 240 * time.Second, 0.999: 254 * time.Second} {
-		x := newFixture(t, func(c *Config, _ *RenewerConfig) { c.Jitter = func() float64 { return jitter } })
-		e := x.started("tp-1")
-		if e.Due.Sub(e.Received).Truncate(time.Second) != want {
-			t.Errorf("jitter %g: due after %s, want %s", jitter, e.Due.Sub(e.Received), want)
-		}
-	}
-}
-
 func TestClosedRenewerRenewsNothing(t *testing.T) {
 	t.Parallel()
 	x := newFixture(t)
@@ -640,5 +466,32 @@ func TestNothingSecretIsLogged(t *testing.T) {
 	x.config.Logger.Info("entry", "edr", entry.EDR, "entry", entry)
 	if strings.Contains(text.String()+x.logs.String(), "CANARY") {
 		t.Errorf("a token shows:\n%s\n%s", text.String(), x.logs.String())
+	}
+}
+
+// An EDR is removed and put again while it is renewed: the new one is neither mixed up with the old one nor renewed over and
+// over.
+func TestPutAgainDuringARenewal(t *testing.T) {
+	t.Parallel()
+	x := newFixture(t)
+	x.started("tp-1")
+	x.must(x.renewer.Refresh(t.Context(), "tp-1"))
+	x.provider.renew = func(int, http.ResponseWriter, *http.Request) bool {
+		err := x.Remove(context.Background(), "tp-1")
+		if err != nil {
+			t.Error(err)
+		}
+		e := x.dps()
+		e.AccessToken = "put-again"
+		_, err = x.Put(context.Background(), Put{ID: "tp-1", EDR: e, Terms: Terms{Counterparty: providerDID}})
+		if err != nil {
+			t.Error(err)
+		}
+		return false
+	}
+	wantToken(t, x.must(x.renewer.Refresh(t.Context(), "tp-1")), "put-again")
+	wantToken(t, x.get("tp-1"), "put-again")
+	if x.provider.renewed() != 2 {
+		t.Errorf("%d renewals", x.provider.renewed())
 	}
 }

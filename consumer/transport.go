@@ -84,6 +84,7 @@ func (r roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.Response.Header.Del(NotReplayedHeader) // it is ours to say
 	if a.NotReplayed != "" {
 		a.Response.Header.Set(NotReplayedHeader, a.NotReplayed)
 	}
@@ -209,7 +210,7 @@ func (r *Renewer) replace(ctx context.Context, e *Entry) (*Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	if now.Generation > e.Generation {
+	if now.Generation != e.Generation {
 		return now, nil
 	}
 	if r.cache.c.Now().Before(now.Renewed.Add(r.c.RejectedPause)) {
@@ -243,4 +244,3 @@ func suspended(res *http.Response) bool {
 type broken struct{ err error }
 
 func (b *broken) Read([]byte) (int, error) { return 0, b.err }
-
