@@ -105,8 +105,6 @@ type Put struct {
 
 	// At is when the sender wrote it, if it says so: an older one than the newest applied changes nothing.
 	At time.Time
-
-	dropped []string // digests that the record gave up for it
 }
 
 // Put keeps an EDR, of a transfer that is new, started again or resumed, and returns the entry.
@@ -134,7 +132,7 @@ func (c *Cache) Put(ctx context.Context, p Put) (*Entry, error) {
 	if err != nil {
 		return nil, c.refused(&p, err)
 	}
-	c.release(ctx, p.ID, p.dropped)
+	c.release(ctx, p.ID, rec.dropped)
 	c.report(rec, p.EDR)
 	return c.open(rec)
 }
@@ -251,7 +249,7 @@ func (c *Cache) apply(rec *record, p *Put) error {
 		return nil // delivered before: what it was renewed to is newer
 	}
 	rec.Given = given
-	p.dropped = c.install(rec, p.EDR, c.c.Now())
+	c.install(rec, p.EDR, c.c.Now())
 	rec.EDR, err = c.seal(rec.ID, p.EDR)
 	return err
 }

@@ -148,3 +148,19 @@ func TestDialGuardHolds(t *testing.T) {
 		t.Error("marked as refused, or tried again at once")
 	}
 }
+
+func FuzzReadRenewed(f *testing.F) {
+	for _, name := range []string{"consumer-refresh", "consumer-refresh-0_12_2", "refresh-suspended"} {
+		f.Add([]byte(load(f, name).Response.Body))
+	}
+	f.Add([]byte(`{"access_token":"a","expires_in":"300","expires":null,"token_type":"Bearer"}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		n, err := readRenewed(data)
+		if err != nil {
+			return
+		}
+		if n.access == "" || n.life < 0 || strings.ContainsAny(n.access.Reveal()+n.refresh.Reveal(), "\r\n ") {
+			t.Errorf("%q %q %s", n.access.Reveal(), n.refresh.Reveal(), n.life)
+		}
+	})
+}

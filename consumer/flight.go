@@ -19,7 +19,9 @@ func (r *Renewer) fly(id string, w want, owner string) (*Entry, error) {
 		return nil, err
 	}
 	if t.standing == settled {
-		return r.cache.open(t.rec)
+		e := t.rec.entry()
+		e.EDR = t.edr
+		return e, nil
 	}
 	began := r.cache.c.Now()
 	e, err := r.renewLeased(ctx, t, owner)
@@ -41,7 +43,7 @@ func (r *Renewer) turnedAway(id string, err error) {
 	default:
 		return
 	}
-	r.cache.c.Logger.Warn("EDR not renewed", "edr", id, "error", err)
+	r.cache.c.Logger.Debug("EDR not renewed", "edr", id, "error", err) // it was warned of when the EDR came
 }
 
 // turn waits until the EDR is ours to renew, or somebody else has renewed it.
@@ -79,46 +81,73 @@ func (r *Renewer) renewLeased(ctx context.Context, t turn, owner string) (*Entry
 	id := t.rec.ID
 	own, err := r.cache.claim(ctx, id, digestOf(t.edr.AccessToken))
 	if err != nil {
-		return nil, errors.Join(err, r.settle(ctx, func(ctx context.Context) error { return r.cache.giveBack(ctx, t, owner) }))
+		return nil, errors.Join(err, r.giveBack(ctx, t, owner, 0))
 	}
 	if !own {
 		r.cache.c.Observer.Event(EventForeignToken)
 		r.cache.c.Logger.Warn("EDR not renewed: another EDR holds its access token, and a proof about it is for that one's provider", "edr", id)
 		err = refuse(CodeForeignToken, "another EDR holds the access token")
-		return nil, errors.Join(err, r.settle(ctx, func(ctx context.Context) error { return r.cache.giveBack(ctx, t, owner) }))
+		return nil, errors.Join(err, r.giveBack(ctx, t, owner, longestRest))
 	}
 	asking, cancel := context.WithTimeout(ctx, r.c.Lease*3/4)
+	defer cancel()
 	n, no := r.ask(asking, t)
-	cancel()
-	if no == nil {
-		var e *Entry
-		err = r.settle(ctx, func(ctx context.Context) error {
-			// Whether it is ours is asked again before anything is signed about it.
-			_, err := r.cache.claim(ctx, id, digestOf(n.access))
-			if err != nil {
-				return err
-			}
-			e, err = r.cache.succeed(ctx, t, owner, n)
-			return err
-		})
+	switch {
+	case no == nil:
+		return r.keep(ctx, t, owner, n)
+	case no.final:
+		return nil, r.markRefused(ctx, t, owner, no)
+	case r.base.Err() != nil: // we are closed: that is no failure of the provider's
+		err = unavailable(r.base.Err(), "EDR %s: renewer is closed", id)
+		return nil, errors.Join(err, r.giveBack(ctx, t, owner, 0))
+	}
+	return nil, r.putOff(ctx, t, owner, no)
+}
+
+// keep records renewed tokens.
+func (r *Renewer) keep(ctx context.Context, t turn, owner string, n *renewed) (*Entry, error) {
+	var e *Entry
+	err := r.settle(ctx, func(ctx context.Context) error {
+		// Whether it is ours is asked again before anything is signed about it.
+		_, err := r.cache.claim(ctx, t.rec.ID, digestOf(n.access))
 		if err != nil {
-			r.cache.c.Logger.Error("renewed tokens were not recorded: the next renewal goes on with the superseded refresh token", "edr", id, "error", err)
-			return nil, err
+			return err
 		}
-		return e, nil
+		e, err = r.cache.succeed(ctx, t, owner, n)
+		return err
+	})
+	if err != nil {
+		r.cache.c.Logger.Error("renewed tokens were not recorded: the next renewal goes on with the superseded refresh token",
+			"edr", t.rec.ID, "error", err)
+		return nil, err
 	}
-	if no.final {
-		r.cache.c.Logger.Warn("the provider refused to renew an EDR: it is left alone until it is started or resumed, or its renewal asked for", "edr", id, "status", no.status)
-		err = r.settle(ctx, func(ctx context.Context) error { return r.cache.refuseRenewal(ctx, t, owner, no.status) })
-		return nil, errors.Join(&Error{Code: CodeRefused, Detail: "the provider refused to renew", Status: no.status}, err)
-	}
+	return e, nil
+}
+
+// markRefused records the provider's no, and returns the error for it.
+func (r *Renewer) markRefused(ctx context.Context, t turn, owner string, no *failed) error {
+	r.cache.c.Logger.Warn("the provider refused to renew an EDR: it is left alone until it is started or resumed, or its renewal asked for",
+		"edr", t.rec.ID, "status", no.status)
+	err := r.settle(ctx, func(ctx context.Context) error { return r.cache.refuseRenewal(ctx, t, owner, no.status) })
+	return errors.Join(&Error{Code: CodeRefused, Detail: "the provider refused to renew", Status: no.status}, err)
+}
+
+// putOff records a renewal that could not tell, and returns the error for it.
+func (r *Renewer) putOff(ctx context.Context, t turn, owner string, no *failed) error {
 	var rest time.Duration
-	err = r.settle(ctx, func(ctx context.Context) error {
+	err := r.settle(ctx, func(ctx context.Context) error {
+		var err error
 		rest, err = r.cache.putOff(ctx, t, owner, no.after)
 		return err
 	})
-	r.cache.c.Logger.Warn("an EDR could not be renewed now", "edr", id, "status", no.status, "again_in", rest.String(), "error", no.cause)
-	return nil, errors.Join(&Error{Code: CodeUnavailable, Detail: "the provider or the signer cannot tell", Status: no.status, RetryAfter: rest, cause: no.cause}, err)
+	r.cache.c.Logger.Warn("an EDR could not be renewed now", "edr", t.rec.ID, "status", no.status, "again_in", rest.String(), "error", no.cause)
+	return errors.Join(&Error{
+		Code: CodeUnavailable, Detail: "the provider or the signer cannot tell", Status: no.status, RetryAfter: rest, cause: no.cause,
+	}, err)
+}
+
+func (r *Renewer) giveBack(ctx context.Context, t turn, owner string, after time.Duration) error {
+	return r.settle(ctx, func(ctx context.Context) error { return r.cache.giveBack(ctx, t, owner, after) })
 }
 
 // settle records a result. The store may be in trouble just now: what is not recorded now may lose the transfer.

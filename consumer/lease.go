@@ -24,16 +24,15 @@ type standing int
 const (
 	leased   standing = iota // ours to renew
 	settled                  // there is a newer access token
-	occupied                 // somebody else renews, until a given time
+	occupied                 // somebody else renews
 )
 
 // turn is the result of asking for the lease.
 type turn struct {
 	standing standing
 	rec      *record
-	edr      *EDR // of leased and settled
-	audience string
-	until    time.Time // of occupied
+	edr      *EDR
+	audience string // of the proof, if leased
 }
 
 // acquire takes the lease on an EDR's renewal: one compare-and-swap on its record decides between all processes over the
@@ -67,7 +66,7 @@ func (c *Cache) acquire(ctx context.Context, id string, w want, owner string, le
 			return refuse(CodeNotRenewable, "the EDR has no renewal properties")
 		}
 		if rec.RenewingOwner != owner && now.Before(rec.RenewingUntil) {
-			t.standing, t.until = occupied, rec.RenewingUntil
+			t.standing = occupied
 			return store.ErrKeep
 		}
 		if !w.explicit && now.Before(rec.RetryAt) {
@@ -91,10 +90,10 @@ func (s State) serves() error {
 	return nil
 }
 
-// conclude writes what became of a leased renewal, and returns the entry. change is not called if the EDR was put anew
+// conclude writes what became of a leased renewal. change is not called if the EDR was put anew
 // meanwhile, or if the lease ran out and somebody else has it: then what was renewed is not what is held, or will not be.
-func (c *Cache) conclude(ctx context.Context, t turn, owner string, change func(rec *record) error) (*Entry, error) {
-	rec, err := c.update(ctx, t.rec.ID, func(rec *record) error {
+func (c *Cache) conclude(ctx context.Context, t turn, owner string, change func(rec *record) error) (*record, error) {
+	return c.update(ctx, t.rec.ID, func(rec *record) error {
 		if rec.State == Ended {
 			return store.ErrKeep
 		}
@@ -108,10 +107,6 @@ func (c *Cache) conclude(ctx context.Context, t turn, owner string, change func(
 		}
 		return change(rec)
 	})
-	if err != nil {
-		return nil, err
-	}
-	return c.open(rec)
 }
 
 // succeed installs renewed tokens. Of a suspended EDR as well: the provider has rotated them.
@@ -124,8 +119,7 @@ func (c *Cache) succeed(ctx context.Context, t turn, owner string, n *renewed) (
 	if n.life > 0 {
 		edr.ExpiresIn = n.life
 	}
-	var dropped []string
-	e, err := c.conclude(ctx, t, owner, func(rec *record) error {
+	rec, err := c.conclude(ctx, t, owner, func(rec *record) error {
 		sealed, err := c.seal(rec.ID, &edr)
 		if err != nil {
 			return err
@@ -135,15 +129,15 @@ func (c *Cache) succeed(ctx context.Context, t turn, owner string, n *renewed) (
 			rec.State, rec.Changed = Started, c.c.Now().UTC()
 		}
 		rec.RetryAt, rec.Failures, rec.Status = time.Time{}, 0, 0
-		dropped = c.install(rec, &edr, n.asked)
+		c.install(rec, &edr, n.asked)
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	c.release(ctx, e.ID, dropped)
-	c.announce(e)
-	return e, nil
+	c.release(ctx, rec.ID, rec.dropped)
+	c.announce(rec.entry())
+	return c.open(rec)
 }
 
 // refuseRenewal marks an EDR as refused by its provider.
@@ -161,7 +155,7 @@ func (c *Cache) refuseRenewal(ctx context.Context, t turn, owner string, status 
 // putOff notes a renewal that could not tell. The EDR rests for a while, longer with each failure.
 func (c *Cache) putOff(ctx context.Context, t turn, owner string, after time.Duration) (time.Duration, error) {
 	var rest time.Duration
-	e, err := c.conclude(ctx, t, owner, func(rec *record) error {
+	rec, err := c.conclude(ctx, t, owner, func(rec *record) error {
 		rec.Failures++
 		rest = max(min(restAfterFailure<<min(rec.Failures-1, 6), longestRest), min(after, longestRest))
 		rec.RetryAt = c.c.Now().UTC().Add(rest)
@@ -173,7 +167,7 @@ func (c *Cache) putOff(ctx context.Context, t turn, owner string, after time.Dur
 	if err != nil {
 		return 0, err
 	}
-	c.announce(e)
+	c.announce(rec.entry())
 	return rest, nil
 }
 
@@ -183,11 +177,11 @@ const (
 	longestRest      = 2 * time.Minute
 )
 
-// giveBack ends a lease without a renewal. It is not tried ahead again before long.
-func (c *Cache) giveBack(ctx context.Context, t turn, owner string) error {
+// giveBack ends a lease without a renewal. after, if not 0, is how long it is not tried ahead again.
+func (c *Cache) giveBack(ctx context.Context, t turn, owner string, after time.Duration) error {
 	_, err := c.conclude(ctx, t, owner, func(rec *record) error {
-		if !rec.Due.IsZero() {
-			rec.Due = c.c.Now().UTC().Add(longestRest)
+		if !rec.Due.IsZero() && after > 0 {
+			rec.Due = c.c.Now().UTC().Add(after)
 		}
 		return nil
 	})

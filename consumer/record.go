@@ -69,6 +69,8 @@ type record struct {
 	Failures int       `json:"failures,omitempty"` // renewals in a row that could not tell
 	RetryAt  time.Time `json:"retry_at,omitzero"`  // not before, unless asked for explicitly
 	Status   int       `json:"status,omitempty"`   // what the provider refused with
+
+	dropped []string // digests that it has just given up
 }
 
 // Entry is an EDR and what is known about it. Whoever gets one owns it.
@@ -215,9 +217,8 @@ func (rec *record) end(now time.Time) {
 	}
 }
 
-// install puts an access token's times and digest into a record, and gives it a generation of its own. It returns the
-// digests that the record gives up.
-func (c *Cache) install(rec *record, e *EDR, received time.Time) []string {
+// install puts an access token's times and digest into a record, and gives it a generation of its own.
+func (c *Cache) install(rec *record, e *EDR, received time.Time) {
 	rec.Generation++
 	rec.Received = received.UTC()
 	rec.Expires = time.Time{}
@@ -229,9 +230,8 @@ func (c *Cache) install(rec *record, e *EDR, received time.Time) []string {
 	if digest != "" && !slices.Contains(rec.Held, digest) {
 		rec.Held = append(rec.Held, digest)
 	}
-	dropped := slices.Clone(rec.Held[:max(0, len(rec.Held)-maxHeld)])
-	rec.Held = rec.Held[len(dropped):]
-	return dropped
+	excess := max(0, len(rec.Held)-maxHeld)
+	rec.dropped, rec.Held = rec.Held[:excess], rec.Held[excess:]
 }
 
 // maxHeld is how many access tokens of an EDR stay claimed: providers accept superseded ones in a proof as well.

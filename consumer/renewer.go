@@ -167,7 +167,11 @@ func (r *Renewer) Current(ctx context.Context, id string) (*Entry, error) {
 	if err == nil {
 		return fresh, nil
 	}
-	if e.Expires.After(now) && CodeOf(err) != CodeSuspended && CodeOf(err) != CodeEnded {
+	switch CodeOf(err) {
+	case CodeSuspended, CodeEnded, CodeUnknown: // it was told so meanwhile
+		return nil, err
+	}
+	if e.Expires.After(now) {
 		return e, nil // in its last seconds it is better than nothing
 	}
 	return nil, err

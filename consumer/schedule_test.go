@@ -104,3 +104,33 @@ func TestRefusedEDRServesUntilItExpires(t *testing.T) {
 	_, err = x.renewer.Current(t.Context(), "tp-1")
 	wantCode(t, err, CodeRefused)
 }
+
+// A renewer that is closed while it renews gives the EDR back at once: the next one need not wait for a lease or a rest.
+func TestCloseGivesBack(t *testing.T) {
+	t.Parallel()
+	x := newFixture(t)
+	arrived := make(chan struct{})
+	x.provider.renew = func(n int, _ http.ResponseWriter, r *http.Request) bool {
+		if n > 1 {
+			return false
+		}
+		close(arrived)
+		<-r.Context().Done()
+		return true
+	}
+	x.started("tp-1")
+	x.clock.Advance(5 * time.Minute)
+	_, other := x.open()
+	failed := make(chan error, 1)
+	go func() {
+		_, err := x.renewer.Current(context.Background(), "tp-1")
+		failed <- err
+	}()
+	<-arrived
+	x.renewer.Close()
+	wantCode(t, <-failed, CodeUnavailable)
+	wantToken(t, x.must(other.Current(t.Context(), "tp-1")), "access-1")
+	if x.observer.event(EventWaited) != 0 {
+		t.Error("it waited for a lease")
+	}
+}
