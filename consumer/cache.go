@@ -87,7 +87,8 @@ func New(c Config) (*Cache, error) {
 func isDID(s string) bool { return strings.HasPrefix(s, "did:") }
 
 // Terms say whose data a transfer is about. What is unknown is empty and may be learned later; what is known never
-// changes.
+// changes. Another counterparty or asset for a known transfer is refused with CodeConflict. Another agreement is not: a
+// control plane has several ids for one, and which of them is told depends on who tells.
 type Terms struct {
 	Counterparty string // the provider's participant id
 	// CounterpartyDID is whom proofs are for. Default: Counterparty if that is a DID.
@@ -114,7 +115,7 @@ type Put struct {
 // the entry to life but leaves its newer tokens in place.
 //
 // An EDR that is refused changes nothing: CodeInvalid, CodeInsecure, CodeAudience, CodeConflict (the transfer is known
-// with other terms), CodeEnded.
+// with another counterparty or asset), CodeEnded.
 func (c *Cache) Put(ctx context.Context, p Put) (*Entry, error) {
 	err := c.checkPut(&p)
 	if err != nil {
@@ -276,7 +277,6 @@ func (rec *record) learn(t Terms) error {
 		{"counterparty", &rec.Counterparty, t.Counterparty},
 		{"counterparty DID", &rec.CounterpartyDID, t.CounterpartyDID},
 		{"asset", &rec.Asset, t.Asset},
-		{"agreement", &rec.Agreement, t.Agreement},
 	} {
 		switch {
 		case term.told == "" || term.told == *term.known:
@@ -285,6 +285,9 @@ func (rec *record) learn(t Terms) error {
 		default:
 			return refuse(CodeConflict, "the transfer is known with another %s", term.name)
 		}
+	}
+	if rec.Agreement == "" {
+		rec.Agreement = t.Agreement
 	}
 	return nil
 }

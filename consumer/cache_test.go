@@ -85,7 +85,7 @@ func TestTermsNeverChange(t *testing.T) {
 	x := newFixture(t)
 	x.started("tp-1")
 	for name, terms := range map[string]Terms{
-		"counterparty": {Counterparty: otherDID}, "asset": {Asset: "asset-2"}, "agreement": {Agreement: "agreement-2"},
+		"counterparty": {Counterparty: otherDID}, "counterparty DID": {CounterpartyDID: otherDID}, "asset": {Asset: "asset-2"},
 	} {
 		e := x.dps()
 		e.AccessToken = "another"
@@ -98,6 +98,11 @@ func TestTermsNeverChange(t *testing.T) {
 	}
 	if x.observer.event(EventConflict) != 3 {
 		t.Error("nobody was told")
+	}
+	// Signaling and events name one agreement by different ids.
+	e := x.must(x.Learn(t.Context(), "tp-1", Terms{Agreement: "agreement-2"}))
+	if e.Agreement != "agreement-1" {
+		t.Errorf("agreement %s", e.Agreement)
 	}
 }
 

@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -67,6 +68,9 @@ func (e *EDR) GoString() string { return e.String() }
 
 // LogValue is String, for log/slog.
 func (e *EDR) LogValue() slog.Value { return slog.StringValue(e.String()) }
+
+// MarshalJSON writes String: an endpoint and other properties may hold secrets too. DataAddress gives them.
+func (e *EDR) MarshalJSON() ([]byte, error) { return json.Marshal(e.String()) }
 
 // Authorization returns the value of the Authorization header of a data request, "" for an open endpoint. The error has
 // CodeAuthType if the EDR wants something other than a bearer token.

@@ -14,7 +14,7 @@ type Code string
 const (
 	CodeInvalid      Code = "invalid"       // a field is missing or malformed; Detail names it
 	CodeUnknown      Code = "unknown"       // no such EDR
-	CodeConflict     Code = "conflict"      // the transfer is known with another counterparty, asset or agreement
+	CodeConflict     Code = "conflict"      // the transfer is known with another counterparty or asset
 	CodeSuspended    Code = "suspended"     // the transfer is suspended; renewing does not help
 	CodeEnded        Code = "ended"         // the transfer is completed or terminated
 	CodeInsecure     Code = "insecure"      // an endpoint is not https

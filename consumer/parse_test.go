@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/edrgate/edrgate/internal/testkit"
 	"github.com/edrgate/edrgate/tokens"
 )
 
@@ -186,7 +187,7 @@ func TestAuthorizationTypes(t *testing.T) {
 	}
 }
 
-// No verb of fmt prints a token or an endpoint's path.
+// No verb of fmt, and no encoder, prints a token or an endpoint's path.
 func TestEDRPrintsNothing(t *testing.T) {
 	t.Parallel()
 	e := &EDR{
@@ -196,6 +197,26 @@ func TestEDRPrintsNothing(t *testing.T) {
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
 		got := fmt.Sprintf(verb, e)
 		if strings.Contains(got, "CANARY") || !strings.Contains(got, "p.example") {
+			t.Errorf("%s: %s", verb, got)
+		}
+	}
+	data, err := json.Marshal(&Entry{ID: "tp-1", EDR: e})
+	if err != nil || strings.Contains(string(data), "CANARY") {
+		t.Errorf("%s, %v", data, err)
+	}
+}
+
+// A signer does not print its key.
+func TestSignerPrintsNoKey(t *testing.T) {
+	t.Parallel()
+	wallet := testkit.NewWallet(ownDID)
+	s, err := NewKeySigner(KeySignerConfig{Key: wallet.Key, KeyID: wallet.KID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {
+		got := fmt.Sprintf(verb, s)
+		if got != "signer with key "+wallet.KID {
 			t.Errorf("%s: %s", verb, got)
 		}
 	}

@@ -96,6 +96,12 @@ func NewKeySigner(c KeySignerConfig) (*KeySigner, error) {
 	return s, nil
 }
 
+// String names the key.
+func (s *KeySigner) String() string { return "signer with key " + s.c.KeyID }
+
+// GoString is String, so that no verb of package fmt prints the key.
+func (s *KeySigner) GoString() string { return s.String() }
+
 // proofClaims are those that the two specifications want, and jti, which Tractus-X wants.
 type proofClaims struct {
 	Issuer   string `json:"iss"`
