@@ -7,58 +7,97 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 
+	"github.com/edrgate/edrgate/authserver"
 	"github.com/edrgate/edrgate/tokens"
 )
 
+// TokenServiceConfig is what NewTokenService needs. All of it is required.
+type TokenServiceConfig struct {
+	TokenURL     string // of the Secure Token Service: https, or http on a loopback host
+	ClientID     string
+	ClientSecret tokens.Secret
+
+	// Transport sends the requests. The operator chose the address, so it may reach inside.
+	Transport http.RoundTripper
+}
+
 // TokenService is a Signer that has proofs signed by a Secure Token Service, as EDC's RemoteSecureTokenService does: a
 // client credentials request with the parameters audience and token, whose access token is the proof (observed on
-// Tractus-X 0.12.1).
+// Tractus-X 0.12.1). Each proof is asked for anew.
 type TokenService struct {
-	client ClientCredentials
+	c TokenServiceConfig
 }
 
 // NewTokenService returns a signer over a Secure Token Service.
-func NewTokenService(client ClientCredentials) (*TokenService, error) {
-	err := client.complete()
+func NewTokenService(c TokenServiceConfig) (*TokenService, error) {
+	err := authserver.CheckEndpoint(c.TokenURL)
 	if err != nil {
-		return nil, err
+		return nil, &Error{Code: CodeInvalid, Detail: "secure token service: token URL", cause: err}
 	}
-	return &TokenService{client: client}, nil
+	if c.ClientID == "" || c.ClientSecret == "" || c.Transport == nil {
+		return nil, refuse(CodeInvalid, "secure token service: client id, client secret and transport are needed")
+	}
+	return &TokenService{c: c}, nil
 }
 
-// Proof implements Signer.
+// Proof implements Signer. The client's credentials stand in the body, where EDC's OAuth2 client has them.
 func (s *TokenService) Proof(ctx context.Context, r ProofRequest) (tokens.Secret, error) {
-	g, err := s.client.ask(ctx, url.Values{"audience": {r.Audience}, "token": {r.AccessToken.Reveal()}})
+	form := url.Values{
+		"grant_type": {"client_credentials"}, "client_id": {s.c.ClientID}, "client_secret": {s.c.ClientSecret.Reveal()},
+		"audience": {r.Audience}, "token": {r.AccessToken.Reveal()},
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.c.TokenURL, strings.NewReader(form.Encode()))
 	if err != nil {
 		return "", fmt.Errorf("secure token service: %w", err)
 	}
-	err = checkProof(g.token.Reveal(), r)
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	m, err := fetch(req, s.c.Transport, http.StatusOK)
+	if err != nil {
+		return "", fmt.Errorf("secure token service: %w", err)
+	}
+	proof, err := m.String("access_token")
+	if err != nil {
+		return "", fmt.Errorf("secure token service: %w", err)
+	}
+	err = checkProof(proof, r)
 	if err != nil {
 		return "", fmt.Errorf("secure token service: proof: %w", err)
 	}
-	return g.token, nil
+	return tokens.Secret(proof), nil
+}
+
+// WalletConfig is what NewWallet needs. All of it is required.
+type WalletConfig struct {
+	URL string // where signToken is posted: https, or http on a loopback host
+
+	// Tokens and Grant give the bearer token that the wallet is called with, by client credentials.
+	Tokens *authserver.Source
+	Grant  authserver.Grant
+
+	// Transport sends the requests to the wallet. The operator chose the address, so it may reach inside.
+	Transport http.RoundTripper
 }
 
 // Wallet is a Signer that has proofs signed by a managed wallet with the DIM interface, as Tractus-X's
 // DivSecureTokenService does: {"signToken":{…}} is posted with a bearer token of the client, and answered with {"jwt":…}.
 type Wallet struct {
-	url    string
-	client ClientCredentials
-	token  remembered
+	c WalletConfig
 }
 
-// NewWallet returns a signer over a wallet. Its bearer token comes by client credentials.
-func NewWallet(walletURL string, client ClientCredentials) (*Wallet, error) {
-	err := checkURL("wallet URL", walletURL, true)
-	if err != nil {
-		return nil, err
+// NewWallet returns a signer over a wallet.
+func NewWallet(c WalletConfig) (*Wallet, error) {
+	for name, text := range map[string]string{"URL": c.URL, "token URL": c.Grant.Endpoint} {
+		err := authserver.CheckEndpoint(text) // what is posted to the wallet is worth a secret as well
+		if err != nil {
+			return nil, &Error{Code: CodeInvalid, Detail: "wallet: " + name, cause: err}
+		}
 	}
-	err = client.complete()
-	if err != nil {
-		return nil, err
+	if c.Tokens == nil || c.Grant.ClientID == "" || c.Grant.ClientSecret == "" || c.Transport == nil {
+		return nil, refuse(CodeInvalid, "wallet: tokens, client id, client secret and transport are needed")
 	}
-	return &Wallet{url: walletURL, client: client}, nil
+	return &Wallet{c: c}, nil
 }
 
 type signToken struct {
@@ -70,23 +109,23 @@ type signToken struct {
 
 // Proof implements Signer.
 func (w *Wallet) Proof(ctx context.Context, r ProofRequest) (tokens.Secret, error) {
-	access, err := w.token.get(ctx, &w.client)
+	access, _, err := w.c.Tokens.Token(ctx, w.c.Grant)
 	if err != nil {
-		return "", fmt.Errorf("wallet: access token: %w", err)
+		return "", fmt.Errorf("wallet: %w", err)
 	}
 	body, err := json.Marshal(map[string]signToken{"signToken": {r.Audience, r.Issuer, r.Issuer, r.AccessToken.Reveal()}})
 	if err != nil {
 		return "", fmt.Errorf("wallet: %w", err)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.url, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.c.URL, bytes.NewReader(body))
 	if err != nil {
 		return "", fmt.Errorf("wallet: %w", err)
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Authorization", "Bearer "+access.Reveal())
-	m, err := w.client.fetch(req, http.StatusOK, http.StatusCreated)
+	m, err := fetch(req, w.c.Transport, http.StatusOK, http.StatusCreated)
 	if err != nil {
-		w.token.forget(access) // perhaps it was that
+		w.c.Tokens.Drop(w.c.Grant, access) // perhaps it was that
 		return "", fmt.Errorf("wallet: %w", err)
 	}
 	proof, err := m.String("jwt")

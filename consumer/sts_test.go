@@ -13,15 +13,24 @@ import (
 	"testing"
 	"time"
 
+	"github.com/edrgate/edrgate/authserver"
 	"github.com/edrgate/edrgate/internal/testkit"
 	"github.com/edrgate/edrgate/tokens"
 )
 
 var asked = ProofRequest{Issuer: ownDID, Audience: providerDID, AccessToken: "access-0"}
 
-func client(t testing.TB, server *httptest.Server, clock *testkit.Clock) ClientCredentials {
-	return ClientCredentials{
-		TokenURL: server.URL + "/sts/token", ID: "consumer", Secret: "topsecret", Transport: loopback(t), Now: clock.Now,
+func stsAt(t testing.TB, server *httptest.Server) TokenServiceConfig {
+	return TokenServiceConfig{
+		TokenURL: server.URL + "/sts/token", ClientID: "consumer", ClientSecret: "topsecret", Transport: loopback(t),
+	}
+}
+
+func walletAt(t testing.TB, server *httptest.Server, clock *testkit.Clock) WalletConfig {
+	transport := loopback(t)
+	return WalletConfig{
+		URL: server.URL + "/sign", Tokens: authserver.New(authserver.Config{Transport: transport, Now: clock.Now}), Transport: transport,
+		Grant: authserver.Grant{Endpoint: server.URL + "/sts/token", ClientID: "consumer", ClientSecret: "topsecret"},
 	}
 }
 
@@ -41,7 +50,7 @@ func TestRecordedTokenService(t *testing.T) {
 		_, _ = io.WriteString(w, rec.Response.Body)
 	}))
 	defer server.Close()
-	s, err := NewTokenService(client(t, server, testkit.NewClock()))
+	s, err := NewTokenService(stsAt(t, server))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +106,7 @@ func TestTokenServiceTrouble(t *testing.T) {
 			w.WriteHeader(c.status)
 			_, _ = io.WriteString(w, c.body)
 		}))
-		s, err := NewTokenService(client(t, server, clock))
+		s, err := NewTokenService(stsAt(t, server))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -166,7 +175,7 @@ func TestWallet(t *testing.T) {
 	t.Parallel()
 	clock := testkit.NewClock()
 	d := newDIM(t, clock)
-	w, err := NewWallet(d.URL+"/sign", client(t, d.Server, clock))
+	w, err := NewWallet(walletAt(t, d.Server, clock))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,12 +189,13 @@ func TestWallet(t *testing.T) {
 	if !reflect.DeepEqual(d.signed[0], want) || d.tokens != 1 {
 		t.Errorf("%v after %d client tokens", d.signed[0], d.tokens)
 	}
-	clock.Advance(91 * time.Second) // shortly before the client's token ends
+	clock.Advance(81 * time.Second) // shortly before the client's token ends
 	_, err = w.Proof(t.Context(), asked)
 	if err != nil || d.tokens != 2 {
 		t.Errorf("%d client tokens, %v", d.tokens, err)
 	}
 	// A client token that the wallet does not take any more is asked for anew, the next time.
+	clock.Advance(11 * time.Second)
 	d.refuse = true
 	_, err = w.Proof(t.Context(), asked)
 	if err == nil || !strings.Contains(err.Error(), "401") {
@@ -203,7 +213,7 @@ func TestRenewalByWallet(t *testing.T) {
 	t.Parallel()
 	clock := testkit.NewClock()
 	d := newDIM(t, clock)
-	w, err := NewWallet(d.URL+"/sign", client(t, d.Server, clock))
+	w, err := NewWallet(walletAt(t, d.Server, clock))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,29 +224,39 @@ func TestRenewalByWallet(t *testing.T) {
 
 func TestSignerConfiguration(t *testing.T) {
 	t.Parallel()
-	good := ClientCredentials{TokenURL: "https://sts.example/token", ID: "a", Secret: "b", Transport: http.DefaultTransport}
-	for name, change := range map[string]func(*ClientCredentials){
-		"no token URL": func(c *ClientCredentials) { c.TokenURL = "" },
-		"no id":        func(c *ClientCredentials) { c.ID = "" },
-		"no secret":    func(c *ClientCredentials) { c.Secret = "" },
-		"no transport": func(c *ClientCredentials) { c.Transport = nil },
+	server := httptest.NewServer(http.NotFoundHandler())
+	defer server.Close()
+	for name, change := range map[string]func(*TokenServiceConfig){
+		"no token URL": func(c *TokenServiceConfig) { c.TokenURL = "" },
+		"http":         func(c *TokenServiceConfig) { c.TokenURL = "http://sts.example/token" },
+		"no id":        func(c *TokenServiceConfig) { c.ClientID = "" },
+		"no secret":    func(c *TokenServiceConfig) { c.ClientSecret = "" },
+		"no transport": func(c *TokenServiceConfig) { c.Transport = nil },
 	} {
-		c := good
+		c := stsAt(t, server)
 		change(&c)
 		_, err := NewTokenService(c)
 		if err == nil || CodeOf(err) != CodeInvalid {
 			t.Errorf("token service, %s: %v", name, err)
 		}
-		_, err = NewWallet("https://wallet.example", c)
+	}
+	for name, change := range map[string]func(*WalletConfig){
+		"no URL":       func(c *WalletConfig) { c.URL = "" },
+		"http":         func(c *WalletConfig) { c.URL = "http://wallet.example" },
+		"no token URL": func(c *WalletConfig) { c.Grant.Endpoint = "" },
+		"no id":        func(c *WalletConfig) { c.Grant.ClientID = "" },
+		"no secret":    func(c *WalletConfig) { c.Grant.ClientSecret = "" },
+		"no tokens":    func(c *WalletConfig) { c.Tokens = nil },
+		"no transport": func(c *WalletConfig) { c.Transport = nil },
+	} {
+		c := walletAt(t, server, testkit.NewClock())
+		change(&c)
+		_, err := NewWallet(c)
 		if err == nil || CodeOf(err) != CodeInvalid {
 			t.Errorf("wallet, %s: %v", name, err)
 		}
 	}
-	_, err := NewWallet("wallet", good)
-	if err == nil || CodeOf(err) != CodeInvalid {
-		t.Errorf("wallet without a URL: %v", err)
-	}
-	if strings.Contains(fmt.Sprintf("%+v", good), "Secret:b") {
+	if strings.Contains(fmt.Sprintf("%+v %+v", stsAt(t, server), walletAt(t, server, testkit.NewClock())), "topsecret") {
 		t.Error("the client secret shows")
 	}
 }
