@@ -30,6 +30,7 @@ var mayImport = map[string][]string{
 	"authserver":      {"tokens", "internal"},
 	"oauth":           {"tokens", "internal"},
 	"tokens":          {"store", "internal"},
+	"consumer":        {"authserver", "tokens", "store", "internal"},
 	"did":             {"internal"},           // implements what tokens declares, and does not know it
 	"policy":          {"tokens", "internal"}, // implements what tokens declares
 	"store":           {},

@@ -31,7 +31,7 @@ const controlPlaneKind = "control-plane"
 type controlPlaneRecord struct {
 	ID            string  `json:"id"`
 	Endpoint      string  `json:"endpoint"`
-	Authorization *sealed `json:"authorization,omitempty"`
+	Authorization *Sealed `json:"authorization,omitempty"`
 }
 
 // planeSecrets is a PlaneAuthorization on its way into the seal, the only place where the secret is written out.
@@ -44,7 +44,7 @@ func (s *Service) encodeControlPlane(key string, p ControlPlane) ([]byte, error)
 	r := controlPlaneRecord{ID: p.ID, Endpoint: p.Endpoint}
 	if p.Authorization != nil {
 		var err error
-		r.Authorization, err = s.c.Keys.seal(s.c.Rand, controlPlaneKind+"/"+key, planeSecrets{*p.Authorization, p.Authorization.ClientSecret.Reveal()})
+		r.Authorization, err = s.c.Keys.sealer.Seal(s.c.Rand, controlPlaneKind+"/"+key, planeSecrets{*p.Authorization, p.Authorization.ClientSecret.Reveal()})
 		if err != nil {
 			return nil, err
 		}
@@ -63,7 +63,7 @@ func (s *Service) decodeControlPlane(key string, data []byte) (ControlPlane, err
 		return p, nil
 	}
 	var opened planeSecrets
-	err = s.c.Keys.unseal(r.Authorization, controlPlaneKind+"/"+key, &opened)
+	err = s.c.Keys.sealer.Unseal(r.Authorization, controlPlaneKind+"/"+key, &opened)
 	if err != nil {
 		return ControlPlane{}, err
 	}

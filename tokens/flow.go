@@ -100,7 +100,7 @@ type Flow struct {
 
 	Endpoint string  `json:"endpoint,omitempty"` // the URL that the EDR named
 	Route    string  `json:"route,omitempty"`    // the configured route that serves the flow
-	Source   *sealed `json:"source,omitempty"`   // the classic source address
+	Source   *Sealed `json:"source,omitempty"`   // the classic source address
 
 	StartMessage string    `json:"start_message,omitempty"` // message id of the start, kept for life
 	Messages     []message `json:"messages,omitempty"`      // the last eight other messages

@@ -2,8 +2,6 @@ package tokens
 
 import (
 	"crypto"
-	"crypto/aes"
-	"crypto/cipher"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -61,8 +59,7 @@ type Ring struct {
 
 	refresh       map[KeyID][]byte
 	activeRefresh KeyID
-	sealing       map[KeyID]cipher.AEAD
-	activeSealing KeyID
+	sealer        *Sealer
 }
 
 type signingKey struct {
@@ -79,6 +76,9 @@ type signingKey struct {
 // String says how many keys there are.
 func (r *Ring) String() string { return fmt.Sprintf("ring of %d signing keys", len(r.order)) }
 
+// Sealer returns the sealer of the ring's sealing keys.
+func (r *Ring) Sealer() *Sealer { return r.sealer }
+
 // ID is a fingerprint of all keys and their use.
 func (r *Ring) ID() string { return r.id }
 
@@ -90,7 +90,7 @@ func NewRing(keys []RingKey, refreshKeys, sealingKeys [][]byte) (*Ring, error) {
 	r := &Ring{
 		signing: map[string]*signingKey{},
 		refresh: map[KeyID][]byte{},
-		sealing: map[KeyID]cipher.AEAD{},
+		sealer:  newSealer(),
 	}
 	for _, secret := range refreshKeys {
 		id, err := r.addRefresh(secret)
@@ -100,11 +100,11 @@ func NewRing(keys []RingKey, refreshKeys, sealingKeys [][]byte) (*Ring, error) {
 		setDefault(&r.activeRefresh, id)
 	}
 	for _, secret := range sealingKeys {
-		id, err := r.addSealing(secret)
+		id, err := r.sealer.add(secret)
 		if err != nil {
 			return nil, fmt.Errorf("sealing key: %w", err)
 		}
-		setDefault(&r.activeSealing, id)
+		setDefault(&r.sealer.active, id)
 	}
 	for _, key := range keys {
 		err := r.addSigning(key, len(refreshKeys) > 0 && len(sealingKeys) > 0)
@@ -116,7 +116,7 @@ func NewRing(keys []RingKey, refreshKeys, sealingKeys [][]byte) (*Ring, error) {
 		return nil, errors.New("no signing key is active: list one without a state, or as active")
 	}
 	setDefault(&r.activeRefresh, r.active.refresh)
-	setDefault(&r.activeSealing, r.active.sealing)
+	setDefault(&r.sealer.active, r.active.sealing)
 	r.id = r.fingerprint()
 	return r, nil
 }
@@ -149,7 +149,7 @@ func (r *Ring) addSigning(key RingKey, otherSecrets bool) error {
 	if err != nil {
 		return err
 	}
-	k.sealing, err = derive(secret, infoSealing, r.addSealing)
+	k.sealing, err = derive(secret, infoSealing, r.sealer.add)
 	return err
 }
 
@@ -168,28 +168,6 @@ func (r *Ring) addRefresh(secret []byte) (KeyID, error) {
 		return "", err
 	}
 	r.refresh[id] = secret
-	return id, nil
-}
-
-func (r *Ring) addSealing(secret []byte) (KeyID, error) {
-	id, err := secretKeyID(secret)
-	if err != nil {
-		return "", err
-	}
-	// The secret may be longer than an AES key and is not necessarily uniform, so it is drawn through HKDF.
-	key, err := hkdf.Key(sha256.New, secret, nil, infoSealing, 32)
-	if err != nil {
-		return "", err
-	}
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		return "", err
-	}
-	aead, err := cipher.NewGCM(block)
-	if err != nil {
-		return "", err
-	}
-	r.sealing[id] = aead
 	return id, nil
 }
 

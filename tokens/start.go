@@ -115,7 +115,7 @@ func (s *Service) newFlow(caller Caller, r *StartRequest) (*Flow, error) {
 		f.promiseStarted(s.c.Now().UTC())
 	}
 	if r.Terms.Source != nil {
-		f.Source, err = s.c.Keys.seal(s.c.Rand, f.key(), r.Terms.Source)
+		f.Source, err = s.c.Keys.sealer.Seal(s.c.Rand, f.key(), r.Terms.Source)
 		if err != nil {
 			return nil, unavailable(err, "flow %s", f.ID)
 		}

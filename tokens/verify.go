@@ -290,7 +290,7 @@ func (r *Ring) source(f *Flow) (*Source, error) {
 		return nil, nil
 	}
 	s := new(Source)
-	err := r.unseal(f.Source, f.key(), s)
+	err := r.sealer.Unseal(f.Source, f.key(), s)
 	if err != nil {
 		return nil, unavailable(err, "source address of flow %s", f.ID)
 	}

@@ -1,0 +1,146 @@
+package consumer
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/edrgate/edrgate/tokens"
+)
+
+// Whom a proof may be for.
+func TestAudience(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name         string
+		audience     string
+		counterparty string
+		did          string
+		want         string // audience of the proof
+		code         Code   // of the renewal, if there is none
+	}{
+		{"none, counterparty known", "", providerDID, "", providerDID, ""},
+		{"the counterparty", providerDID, providerDID, "", providerDID, ""},
+		{"ourselves, as Tractus-X up to 0.12", ownDID, providerDID, "", ownDID, ""},
+		{"ourselves, counterparty unknown", ownDID, "", "", ownDID, ""},
+		{"ourselves, counterparty is a BPN", ownDID, "BPNL000000000001", "", ownDID, ""},
+		{"the DID of a BPN", providerDID, "BPNL000000000001", providerDID, providerDID, ""},
+		{"none, counterparty is a BPN", "", "BPNL000000000001", "", "", CodeCounterparty},
+		{"none, counterparty unknown", "", "", "", "", CodeCounterparty},
+		{"some DID, counterparty unknown", otherDID, "", "", "", CodeCounterparty},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			signer := &askedSigner{}
+			x := newFixture(t, func(_ *Config, r *RenewerConfig) { r.Signer = signer })
+			e := x.dps()
+			e.RefreshAudience = c.audience
+			entry := x.put("tp-1", e, Terms{Counterparty: c.counterparty, CounterpartyDID: c.did})
+			if entry.Renewable != (c.code == "") {
+				t.Errorf("renewable %t", entry.Renewable)
+			}
+			wantToken(t, x.must(x.renewer.Current(t.Context(), "tp-1")), "access-0") // served in any case
+			_, err := x.renewer.Refresh(t.Context(), "tp-1")
+			if c.code == "" {
+				if err != nil || signer.audience != c.want {
+					t.Errorf("signed for %q, %v", signer.audience, err)
+				}
+				return
+			}
+			wantCode(t, err, c.code)
+			if signer.audience != "" || x.provider.renewed() != 0 || x.observer.event(EventUnknownCounterparty) == 0 {
+				t.Error("signed, asked, or nobody was told")
+			}
+		})
+	}
+}
+
+type askedSigner struct{ audience string }
+
+func (s *askedSigner) Proof(_ context.Context, r ProofRequest) (tokens.Secret, error) {
+	s.audience = r.Audience
+	return "proof", nil
+}
+
+// An EDR that came by an event is renewed when its counterparty is learned, and refused if it names another one.
+func TestLearn(t *testing.T) {
+	t.Parallel()
+	x := newFixture(t)
+	ctx := t.Context()
+	e := x.dps()
+	e.RefreshAudience = providerDID
+	x.put("tp-1", e, Terms{Asset: "asset-1"})
+	entry := x.must(x.Learn(ctx, "tp-1", Terms{Counterparty: providerDID}))
+	if !entry.Renewable || entry.Due.IsZero() || entry.Asset != "asset-1" {
+		t.Errorf("%+v", entry)
+	}
+	_, err := x.Learn(ctx, "tp-1", Terms{Counterparty: otherDID})
+	wantCode(t, err, CodeConflict)
+	_, err = x.Learn(ctx, "tp-none", Terms{})
+	wantCode(t, err, CodeUnknown)
+
+	e = x.dps()
+	e.RefreshAudience, e.AccessToken = otherDID, "access-of-2"
+	x.put("tp-2", e, Terms{})
+	_, err = x.Learn(ctx, "tp-2", Terms{Counterparty: providerDID})
+	wantCode(t, err, CodeAudience)
+	if x.get("tp-2").State != Refused || x.observer.event(EventAudience) != 1 {
+		t.Errorf("%+v", x.get("tp-2"))
+	}
+	_, err = x.renewer.Refresh(ctx, "tp-2")
+	wantCode(t, err, CodeAudience)
+	if x.provider.renewed() != 0 {
+		t.Error("a proof was shown")
+	}
+}
+
+// A provider delivers the access token of another one as its own, to get a proof about it: none is signed, also not about
+// a token that the other EDR had before.
+func TestTokenOfAnotherProvider(t *testing.T) {
+	t.Parallel()
+	signer := &askedSigner{}
+	x := newFixture(t, func(_ *Config, r *RenewerConfig) { r.Signer = signer })
+	x.started("victim")
+	x.must(x.renewer.Refresh(t.Context(), "victim"))
+	signer.audience = ""
+	for i, stolen := range []tokens.Secret{"access-0", "access-1"} {
+		id := "thief-" + seconds(time.Duration(i)*time.Second)
+		e := x.classic() // the audience is ourselves, so it says nothing
+		e.AccessToken = stolen
+		x.put(id, e, Terms{Counterparty: otherDID})
+		_, err := x.renewer.Refresh(t.Context(), id)
+		wantCode(t, err, CodeForeignToken)
+		x.clock.Advance(2 * claimGrace)
+		_, err = x.renewer.Refresh(t.Context(), id)
+		wantCode(t, err, CodeForeignToken)
+	}
+	if signer.audience != "" || x.observer.event(EventForeignToken) == 0 {
+		t.Error("signed, or nobody was told")
+	}
+	wantToken(t, x.must(x.renewer.Refresh(t.Context(), "victim")), "access-2")
+
+	// When the other EDR has gone, its token is free.
+	err := x.Remove(t.Context(), "victim")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = x.renewer.Refresh(t.Context(), "thief-0")
+	if err != nil && CodeOf(err) == CodeForeignToken {
+		t.Error("a token that nobody holds is not renewed")
+	}
+}
+
+// A claim whose EDR was never kept stops its owner for a minute only.
+func TestClaimOfARefusedEDR(t *testing.T) {
+	t.Parallel()
+	x := newFixture(t)
+	e := x.dps()
+	e.RefreshAudience = otherDID
+	_, err := x.Put(t.Context(), Put{ID: "refused", EDR: e, Terms: Terms{Counterparty: providerDID}})
+	wantCode(t, err, CodeAudience)
+	x.started("tp-1")
+	_, err = x.renewer.Refresh(t.Context(), "tp-1")
+	wantCode(t, err, CodeForeignToken)
+	x.clock.Advance(claimGrace)
+	x.must(x.renewer.Refresh(t.Context(), "tp-1"))
+}

@@ -1,0 +1,262 @@
+package consumer
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/edrgate/edrgate/store"
+	"github.com/edrgate/edrgate/tokens"
+)
+
+// State is the state of an EDR.
+type State string
+
+// The states of an EDR.
+const (
+	Started   State = "started"
+	Suspended State = "suspended" // kept, not served and not renewed until resumed
+	Refused   State = "refused"   // served until the token expires; renewed only when asked for explicitly
+	Ended     State = "ended"     // remembered for a while, without tokens
+)
+
+// Origin says how an EDR came here.
+type Origin string
+
+// The origins of an EDR.
+const (
+	BySignaling Origin = "signaling" // a control plane that named the counterparty
+	ByEvent     Origin = "event"     // EDC's callback, which names none
+	ByHand      Origin = "hand"      // the API
+)
+
+const edrKind = "edr"
+
+// record is everything about one EDR: one record of the store, so that every operation is one compare-and-swap.
+type record struct {
+	Participant string `json:"participant"`
+	ID          string `json:"id"`
+	State       State  `json:"state"`
+	Origin      Origin `json:"origin,omitempty"`
+
+	Counterparty    string `json:"counterparty,omitempty"`
+	CounterpartyDID string `json:"counterparty_did,omitempty"`
+	Asset           string `json:"asset,omitempty"`
+	Agreement       string `json:"agreement,omitempty"`
+
+	EDR *tokens.Sealed `json:"edr,omitempty"` // all of it: an endpoint may hold a secret too
+
+	Generation uint64   `json:"generation,omitempty"` // grows with every other access token
+	Given      string   `json:"given,omitempty"`      // digest of the access token that the provider's start delivered
+	Held       []string `json:"held,omitempty"`       // digests of the access tokens that are claimed, the latest last
+	Renewable  bool     `json:"renewable,omitempty"`  // there is a refresh token, and somebody to prove to
+
+	Created  time.Time `json:"created,omitzero"`
+	Changed  time.Time `json:"changed,omitzero"`  // last change of state
+	Told     time.Time `json:"told,omitzero"`     // of the newest event that was applied
+	Received time.Time `json:"received,omitzero"` // when the access token was sent to us
+	Expires  time.Time `json:"expires,omitzero"`  // of the access token; zero: not said
+	Due      time.Time `json:"due,omitzero"`      // when it is renewed ahead; zero: not ahead
+	Renewed  time.Time `json:"renewed,omitzero"`  // end of the last renewal, also of a failed one
+
+	// Who renews, and until when nobody else does.
+	RenewingUntil time.Time `json:"renewing_until,omitzero"`
+	RenewingOwner string    `json:"renewing_owner,omitempty"`
+
+	Failures int       `json:"failures,omitempty"` // renewals in a row that could not tell
+	RetryAt  time.Time `json:"retry_at,omitzero"`  // not before, unless asked for explicitly
+	Status   int       `json:"status,omitempty"`   // what the provider refused with
+
+	dropped []string // digests that it has just given up
+}
+
+// Entry is an EDR and what is known about it. Whoever gets one owns it.
+type Entry struct {
+	ID     string // of the transfer process
+	State  State
+	Origin Origin
+
+	Counterparty    string // as signaled; empty: unknown
+	CounterpartyDID string // whom a proof is for; empty: unknown
+	Asset           string
+	Agreement       string // the id of the agreement at our own control plane
+
+	// EDR is nil in lists, and of an ended entry.
+	EDR *EDR
+
+	// Generation grows with every other access token.
+	Generation uint64
+	// Renewable says that there is a refresh token and somebody to prove to.
+	Renewable bool
+
+	Created  time.Time
+	Received time.Time // when the access token was sent to us
+	Expires  time.Time // of the access token; zero: the provider did not say
+	Due      time.Time // when it is renewed ahead of its end; zero: not ahead
+	Renewed  time.Time // end of the last renewal, also of a failed one; zero: none
+
+	// Status is what the provider refused to renew with, where State is Refused.
+	Status int
+}
+
+func (c *Cache) key(id string) string { return c.c.Participant + "/" + id }
+
+// owner names the record in what is sealed for it. Ids of flows hold no "/", so it is no flow's.
+func (c *Cache) owner(id string) string { return edrKind + "/" + c.key(id) }
+
+// sealedEDR is the stored form of an EDR, inside of the seal.
+type sealedEDR struct {
+	Dialect         tokens.Dialect    `json:"dialect"`
+	Endpoint        string            `json:"endpoint"`
+	EndpointType    string            `json:"endpoint_type,omitempty"`
+	AccessToken     string            `json:"access_token,omitempty"`
+	AuthType        string            `json:"auth_type,omitempty"`
+	Scheme          string            `json:"scheme,omitempty"`
+	RefreshToken    string            `json:"refresh_token,omitempty"`
+	RefreshEndpoint string            `json:"refresh_endpoint,omitempty"`
+	RefreshAudience string            `json:"refresh_audience,omitempty"`
+	ExpiresIn       time.Duration     `json:"expires_in,omitempty"`
+	Properties      map[string]string `json:"properties,omitempty"`
+}
+
+// maxSealedBytes leaves room for the rest of a record, and for base64, below what a store takes.
+const maxSealedBytes = store.MaxDataBytes / 2
+
+func (c *Cache) seal(id string, e *EDR) (*tokens.Sealed, error) {
+	sealed, err := c.c.Sealer.Seal(c.c.Rand, c.owner(id), sealedEDR{
+		e.Dialect, e.Endpoint, e.EndpointType, e.AccessToken.Reveal(), e.AuthType, e.Scheme, e.RefreshToken.Reveal(),
+		e.RefreshEndpoint, e.RefreshAudience, e.ExpiresIn, e.Properties,
+	})
+	if err != nil {
+		return nil, unavailable(err, "EDR %s", id)
+	}
+	if len(sealed.Data) > maxSealedBytes {
+		return nil, refuse(CodeInvalid, "dataAddress is too large to be kept")
+	}
+	return sealed, nil
+}
+
+func (c *Cache) unseal(id string, sealed *tokens.Sealed) (*EDR, error) {
+	if sealed == nil {
+		return nil, nil
+	}
+	var s sealedEDR
+	err := c.c.Sealer.Unseal(sealed, c.owner(id), &s)
+	if err != nil {
+		return nil, unavailable(err, "EDR %s", id)
+	}
+	return &EDR{
+		Dialect: s.Dialect, Endpoint: s.Endpoint, EndpointType: s.EndpointType, AccessToken: tokens.Secret(s.AccessToken),
+		AuthType: s.AuthType, Scheme: s.Scheme, RefreshToken: tokens.Secret(s.RefreshToken), RefreshEndpoint: s.RefreshEndpoint,
+		RefreshAudience: s.RefreshAudience, ExpiresIn: s.ExpiresIn, Properties: s.Properties,
+	}, nil
+}
+
+func decode(r store.Record) (*record, error) {
+	rec := new(record)
+	err := json.Unmarshal(r.Data, rec)
+	if err != nil {
+		return nil, unavailable(err, "EDR record %s", r.ID)
+	}
+	return rec, nil
+}
+
+func (c *Cache) encode(rec *record) (store.Edit, error) {
+	data, err := json.Marshal(rec)
+	if err != nil {
+		return store.Edit{}, unavailable(err, "EDR record %s", rec.ID)
+	}
+	edit := store.Edit{Data: data}
+	if rec.State == Ended {
+		edit.Expires = rec.Changed.Add(c.c.EndedTTL)
+		edit.Ending = true
+	}
+	return edit, nil
+}
+
+// entry is what callers get of a record, without the EDR.
+func (rec *record) entry() *Entry {
+	return &Entry{
+		ID: rec.ID, State: rec.State, Origin: rec.Origin, Counterparty: rec.Counterparty, CounterpartyDID: rec.CounterpartyDID,
+		Asset: rec.Asset, Agreement: rec.Agreement, Generation: rec.Generation, Renewable: rec.Renewable, Created: rec.Created,
+		Received: rec.Received, Expires: rec.Expires, Due: rec.Due, Renewed: rec.Renewed, Status: rec.Status,
+	}
+}
+
+// clone is for callers that share a result. nil stays nil.
+func (e *Entry) clone() *Entry {
+	if e == nil || e.EDR == nil {
+		return e
+	}
+	copied, edr := *e, *e.EDR
+	edr.Properties = maps.Clone(edr.Properties)
+	copied.EDR = &edr
+	return &copied
+}
+
+// open is entry with the EDR.
+func (c *Cache) open(rec *record) (*Entry, error) {
+	edr, err := c.unseal(rec.ID, rec.EDR)
+	if err != nil {
+		return nil, err
+	}
+	e := rec.entry()
+	e.EDR = edr
+	return e, nil
+}
+
+// end takes everything from a record that an ended transfer has no use for.
+func (rec *record) end(now time.Time) {
+	*rec = record{
+		Participant: rec.Participant, ID: rec.ID, State: Ended, Origin: rec.Origin,
+		Counterparty: rec.Counterparty, CounterpartyDID: rec.CounterpartyDID, Asset: rec.Asset, Agreement: rec.Agreement,
+		Created: rec.Created, Changed: now, Told: rec.Told,
+	}
+}
+
+// install puts an access token's times and digest into a record, and gives it a generation of its own.
+func (c *Cache) install(rec *record, e *EDR, received time.Time) {
+	rec.Generation++
+	rec.Received = received.UTC()
+	rec.Expires = time.Time{}
+	if e.ExpiresIn > 0 {
+		rec.Expires = rec.Received.Add(e.ExpiresIn)
+	}
+	c.schedule(rec)
+	digest := digestOf(e.AccessToken)
+	if digest != "" && !slices.Contains(rec.Held, digest) {
+		rec.Held = append(rec.Held, digest)
+	}
+	excess := max(0, len(rec.Held)-maxHeld)
+	rec.dropped, rec.Held = rec.Held[:excess], rec.Held[excess:]
+}
+
+// maxHeld is how many access tokens of an EDR stay claimed: providers accept superseded ones in a proof as well.
+const maxHeld = 8
+
+// When a token is renewed ahead: at 80 % of its life, give or take 5 %.
+const (
+	aheadShare  = 0.80
+	aheadJitter = 0.05
+)
+
+// schedule says when the access token is renewed ahead of its end, for each EDR in another moment.
+func (c *Cache) schedule(rec *record) {
+	rec.Due = time.Time{}
+	if rec.Renewable && !rec.Expires.IsZero() {
+		share := aheadShare - aheadJitter + 2*aheadJitter*c.c.Jitter()
+		rec.Due = rec.Received.Add(time.Duration(float64(rec.Expires.Sub(rec.Received)) * share))
+	}
+}
+
+// digestOf names a token in records. Access tokens are too long to be guessed from it.
+func digestOf(token tokens.Secret) string {
+	if token == "" {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(token.Reveal()))
+	return hex.EncodeToString(sum[:])
+}
