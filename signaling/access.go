@@ -1,7 +1,6 @@
 package signaling
 
 import (
-	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
@@ -17,8 +16,8 @@ import (
 
 // Access tells which control plane a request comes from. Implementations are safe for concurrent use.
 type Access interface {
-	// Identify returns the configured name of the control plane that sent r. It looks at the header fields and the
-	// connection, never at the body. An error made by Unauthorized or Forbidden refuses the request; any other one means
+	// Identify returns the configured name of the control plane that sent r. It decides by the header fields and the
+	// connection, and leaves the body to be read. An error made by Unauthorized or Forbidden refuses the request; any other one means
 	// that nobody can tell, and is answered with 503.
 	Identify(r *http.Request) (tokens.Caller, error)
 }
@@ -228,7 +227,7 @@ func (a *AccessList) Identify(r *http.Request) (tokens.Caller, error) {
 		}
 	}
 	if presented && len(a.issuers) > 0 {
-		caller, err := a.byIssuer(r.Context(), token)
+		caller, err := a.byIssuer(r, token)
 		if err == nil {
 			return caller, nil
 		}
@@ -290,7 +289,7 @@ func (a *AccessList) byToken(token string) (tokens.Caller, bool) {
 }
 
 // byIssuer checks a token of an authorization server. The error is errRefused, or says why nobody can tell.
-func (a *AccessList) byIssuer(ctx context.Context, token string) (tokens.Caller, error) {
+func (a *AccessList) byIssuer(r *http.Request, token string) (tokens.Caller, error) {
 	t, err := readIssued(token)
 	if err != nil {
 		return "", refused("%w", err)
@@ -299,7 +298,7 @@ func (a *AccessList) byIssuer(ctx context.Context, token string) (tokens.Caller,
 		if !rule.issuer.names(t) {
 			continue
 		}
-		err = rule.issuer.check(ctx, t)
+		err = rule.issuer.check(r, t)
 		if err != nil {
 			return "", err
 		}

@@ -1,14 +1,18 @@
 package signaling
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rsa"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -221,16 +225,16 @@ func refused(format string, args ...any) error {
 }
 
 // errExpiredMeanwhile is no refusal: the token was good when it came, and we were slow.
-var errExpiredMeanwhile = errors.New("the token expired while its key was fetched")
+var errExpiredMeanwhile = errors.New("the token expired while its key was fetched or the message read")
 
 // check proves a token and uses it up. An error that is not errRefused means that nobody can tell now. What needs no key
 // comes first, so that a stranger cannot make us ask the issuer, or fill the memory of ids.
-func (i *Issuer) check(ctx context.Context, t *issued) error {
+func (i *Issuer) check(r *http.Request, t *issued) error {
 	err := i.checkClaims(t)
 	if err != nil {
 		return err
 	}
-	keys, err := i.c.Keys.Keys(ctx, t.kid)
+	keys, err := i.c.Keys.Keys(r.Context(), t.kid)
 	if errors.Is(err, jwks.ErrUnknownKey) {
 		return refused("%w", err)
 	}
@@ -240,7 +244,14 @@ func (i *Issuer) check(ctx context.Context, t *issued) error {
 	if !slices.ContainsFunc(keys, t.verifies) {
 		return refused("the signature does not verify")
 	}
-	// The fetch of the keys takes time. The id of a token that expired meanwhile may be forgotten already.
+	var request [sha256.Size]byte
+	if t.id != "" {
+		request, err = digestOf(r, t)
+	}
+	if err != nil {
+		return err
+	}
+	// What was fetched and read takes time. The id of a token that expired meanwhile may be forgotten already.
 	now, until := i.c.Now(), t.expires.Add(i.c.ClockSkew)
 	if !now.Before(until) {
 		return errExpiredMeanwhile
@@ -248,7 +259,32 @@ func (i *Issuer) check(ctx context.Context, t *issued) error {
 	if t.id == "" {
 		return nil
 	}
-	return i.seen.use(t.id, now, until)
+	return i.seen.use(t.id, request, now, until)
+}
+
+// digestOf is equal for equal requests with equal tokens. It reads the body, which stays readable. The token is proven by
+// then, so that strangers cannot make us do this.
+func digestOf(r *http.Request, t *issued) ([sha256.Size]byte, error) {
+	var body []byte
+	if r.Body != nil {
+		var err error
+		body, err = io.ReadAll(io.LimitReader(r.Body, maxBodyBytes+1))
+		if err != nil {
+			return [sha256.Size]byte{}, fmt.Errorf("reading the message: %w", err)
+		}
+		r.Body = &restored{Reader: io.MultiReader(bytes.NewReader(body), r.Body), Closer: r.Body}
+	}
+	h := sha256.New()
+	for _, part := range []string{t.raw, r.Method, r.URL.RequestURI(), string(body)} {
+		fmt.Fprintf(h, "%d %s", len(part), part)
+	}
+	return [sha256.Size]byte(h.Sum(nil)), nil
+}
+
+// restored is a body of which the beginning has been read.
+type restored struct {
+	io.Reader
+	io.Closer
 }
 
 func (i *Issuer) checkClaims(t *issued) error {

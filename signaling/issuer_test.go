@@ -3,14 +3,17 @@ package signaling
 import (
 	"context"
 	"crypto"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -76,7 +79,10 @@ func issuedClaims(now time.Time) map[string]any {
 }
 
 func identify(a *AccessList, authorization string, peer string) (tokens.Caller, *refusal) {
-	r := httptest.NewRequest(http.MethodPost, "/dataflows/start", nil)
+	return identifyRequest(a, httptest.NewRequest(http.MethodPost, "/dataflows/start", nil), authorization, peer)
+}
+
+func identifyRequest(a *AccessList, r *http.Request, authorization, peer string) (tokens.Caller, *refusal) {
 	if authorization != "" {
 		r.Header.Set("Authorization", authorization)
 	}
@@ -225,7 +231,7 @@ func TestIssuedTokenOnce(t *testing.T) {
 	}
 	for _, after := range []time.Duration{0, 5 * time.Minute, 59 * time.Second} { // up to the end of its life, skew included
 		clock.Advance(after)
-		_, refused = identify(a, "Bearer "+token, "")
+		_, refused = identifyRequest(a, httptest.NewRequest(http.MethodPost, "/dataflows/f/terminate", nil), "Bearer "+token, "")
 		if refused == nil || refused.status != 401 || !strings.Contains(refused.detail, "used before") {
 			t.Errorf("again: %+v", refused)
 		}
@@ -234,6 +240,66 @@ func TestIssuedTokenOnce(t *testing.T) {
 	_, refused = identify(a, "Bearer "+token, "")
 	if refused == nil || !strings.Contains(refused.detail, "expired") {
 		t.Errorf("expired: %+v", refused)
+	}
+}
+
+// TestRequestThatComesAgain: EDC sends a request whose connection broke off again, with the same token, and gives the
+// transfer up for a 401.
+func TestRequestThatComesAgain(t *testing.T) {
+	clock, signer := testkit.NewClock(), testkit.NewWallet("did:web:login.example")
+	a := mustAccess(t, Rule{ControlPlane: "edc", Issuer: mustIssuer(t, IssuerConfig{Keys: ringOf(signer), ClockSkew: time.Minute, Now: clock.Now})})
+	claims := issuedClaims(clock.Now())
+	claims["exp"] = clock.Now().Add(time.Hour).Unix()
+	token := signer.Sign(claims)
+	const message = `{"messageId":"1"}`
+	start := func(method, path, body string) *http.Request {
+		return httptest.NewRequest(method, path, strings.NewReader(body))
+	}
+	for range 8 {
+		r := start(http.MethodPost, "/dataflows/start", message)
+		caller, refused := identifyRequest(a, r, "Bearer "+token, "")
+		body, err := io.ReadAll(r.Body)
+		if caller != "edc" || err != nil || string(body) != message {
+			t.Fatalf("%q, %+v; the body is %q, %v", caller, refused, body, err)
+		}
+		clock.Advance(30 * time.Second)
+	}
+	for name, r := range map[string]*http.Request{
+		"another body":   start(http.MethodPost, "/dataflows/start", `{"messageId":"2"}`),
+		"another path":   start(http.MethodPost, "/dataflows/f/resume", message),
+		"another method": start(http.MethodPut, "/dataflows/start", message),
+		"another query":  start(http.MethodPost, "/dataflows/start?x", message),
+	} {
+		_, refused := identifyRequest(a, r, "Bearer "+token, "")
+		if refused == nil || refused.status != http.StatusUnauthorized || !strings.Contains(refused.detail, "used before") {
+			t.Errorf("%s: %+v", name, refused)
+		}
+	}
+	// Another token with the jti is another use of it, whatever it comes with.
+	_, refused := identifyRequest(a, start(http.MethodPost, "/dataflows/start", message), "Bearer "+signer.Sign(claims), "")
+	if refused == nil || !strings.Contains(refused.detail, "used before") {
+		t.Errorf("another token: %+v", refused)
+	}
+	clock.Advance(time.Minute)
+	_, refused = identifyRequest(a, start(http.MethodPost, "/dataflows/start", message), "Bearer "+token, "")
+	if refused == nil || !strings.Contains(refused.detail, "used before") {
+		t.Errorf("after five minutes: %+v", refused)
+	}
+}
+
+// A message that breaks off uses its token up for nothing, and nobody is refused for it.
+func TestTokenOfABrokenMessage(t *testing.T) {
+	clock, signer := testkit.NewClock(), testkit.NewWallet("did:web:login.example")
+	a := mustAccess(t, Rule{ControlPlane: "edc", Issuer: mustIssuer(t, IssuerConfig{Keys: ringOf(signer), Now: clock.Now})})
+	token := "Bearer " + signer.Sign(issuedClaims(clock.Now()))
+	broken := httptest.NewRequest(http.MethodPost, "/dataflows/start", io.MultiReader(strings.NewReader("{"), iotest.ErrReader(io.ErrUnexpectedEOF)))
+	_, refused := identifyRequest(a, broken, token, "")
+	if refused == nil || refused.status != http.StatusServiceUnavailable {
+		t.Errorf("broken off: %+v", refused)
+	}
+	caller, refused := identifyRequest(a, httptest.NewRequest(http.MethodPost, "/dataflows/start", strings.NewReader("{}")), token, "")
+	if caller != "edc" {
+		t.Errorf("whole: %+v", refused)
 	}
 }
 
@@ -259,7 +325,11 @@ func TestUsedTokenExpiresDuringFetch(t *testing.T) {
 func TestReplaysAreBounded(t *testing.T) {
 	clock := testkit.NewClock()
 	r := newReplays(2)
-	use := func(id string) error { return r.use(id, clock.Now(), clock.Now().Add(time.Minute)) }
+	requests := 0
+	use := func(id string) error {
+		requests++
+		return r.use(id, sha256.Sum256([]byte{byte(requests)}), clock.Now(), clock.Now().Add(time.Minute))
+	}
 	for _, id := range []string{"a", "b"} {
 		err := use(id)
 		if err != nil {
@@ -281,8 +351,8 @@ func TestReplaysAreBounded(t *testing.T) {
 			t.Errorf("after the others expired: %v", err)
 		}
 	}
-	if len(r.expires) != 2 {
-		t.Errorf("%d are remembered", len(r.expires))
+	if len(r.uses) != 2 {
+		t.Errorf("%d are remembered", len(r.uses))
 	}
 }
 
