@@ -119,7 +119,7 @@ func TestObserver(t *testing.T) {
 		{"edrgate_policy_duration_seconds", "", 2},
 		{"edrgate_policy_breaker_state", "open", 1},
 		{"edrgate_policy_breaker_state", "closed", 0},
-		{"edrgate_flows_unchecked", "", 4},
+		{"edrgate_flows_unchecked", "acme", 4},
 	} {
 		got, ok := series(t, registry, want.metric)[want.labels]
 		if !ok || got != want.value {
