@@ -106,6 +106,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			header     <name> <value>
 //			secret     <header> <name> [<scheme>]
 //			public_url <url>
+//			async
 //		}
 //		resolver {
 //			allow_http      [<host...>]

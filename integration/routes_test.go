@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/edrgate/edrgate/internal/testkit"
 )
 
 // TestRouteByTheAssetsMetadata: a message of EDC 0.18 names no backend. What the provider has written into the asset's
@@ -75,9 +77,9 @@ func TestRouteByTheAssetsMetadata(t *testing.T) {
 		if answer.status != http.StatusBadRequest || !strings.Contains(answer.body, "this data plane does not serve the dataset") {
 			t.Errorf("%s: %d %s", what, answer.status, answer.body)
 		}
-		if !strings.Contains(read(t, g.errorLog()), c.reason) {
-			t.Errorf("%s: the log does not say %q", what, c.reason)
-		}
+		testkit.Eventually(t, fmt.Sprintf("%s: the log says %q", what, c.reason), func() bool {
+			return strings.Contains(read(t, g.errorLog()), c.reason)
+		})
 	}
 
 	// After a restart the flow has its route from the store, also under another configuration.
