@@ -217,7 +217,7 @@ func (u *URL) Render(f *Facts) (string, error) {
 	filledPath := u.fill(path, value)
 	if len(values) > 0 && hasDotSegment(filledPath) {
 		// Two values, or a value and what stands beside it.
-		return "", fmt.Errorf("a segment of the path of %s comes to . or ..", u.source)
+		return "", fmt.Errorf("the path of %s comes to a segment of one or two dots", u.source)
 	}
 	return u.fill(scheme, value) + u.fill(authority, value) + filledPath + u.fill(query, value), nil
 }
