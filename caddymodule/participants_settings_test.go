@@ -42,6 +42,12 @@ func TestParticipantSettings(t *testing.T) {
 			"issuer": "https://login.example", "jwks": "https://login.example/jwks", "subjects": []string{"cp"}, "audience": []string{audience},
 		}}
 	}
+	exchange := func(participant string, contexts ...string) object {
+		return object{"participant": participant, "oauth2_token_exchange": object{
+			"issuer": "https://broker.example", "jwks": "https://broker.example/jwks", "subjects": []string{"https://cp.example"},
+			"audience": []string{"gateway"}, "participant_contexts": contexts,
+		}}
+	}
 	for name, tt := range map[string]struct {
 		edit []func(app, servers object)
 		want string
@@ -73,8 +79,11 @@ func TestParticipantSettings(t *testing.T) {
 		"one token for two, at two sites": {[]func(app, servers object){auth(issuer("acme", "gateway")), func(_, servers object) {
 			servers["more"] = g.site("more", object{"handler": "edr_signaling", "auth": []object{issuer("bolt", "gateway")}})
 		}}, "would be good for participant"},
-		"tokens of each": {[]func(app, servers object){auth(issuer("acme", "acme"), issuer("bolt", "bolt"))}, ""},
-		"all is well":    {nil, ""},
+		"exchanged for one of two":     {[]func(app, servers object){auth(exchange("acme", "acme"), exchange("bolt", "bolt"))}, ""},
+		"exchanged for both":           {[]func(app, servers object){auth(exchange("acme", "acme", "all"), exchange("bolt", "bolt", "all"))}, "participant bolt: oauth2_token_exchange: a token of https://broker.example would be good for participant acme too"},
+		"exchanged for no one context": {[]func(app, servers object){auth(exchange("acme", "acme"), exchange("bolt"))}, "would be good for participant acme too"},
+		"tokens of each":               {[]func(app, servers object){auth(issuer("acme", "acme"), issuer("bolt", "bolt"))}, ""},
+		"all is well":                  {nil, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			app, servers := g.tenantsApp(), g.tenantsServers()

@@ -52,7 +52,7 @@ type Route struct {
 	// Secrets are headers whose value is a secret that the edr_proxy declares, by the name of the header.
 	Secrets map[string]RouteSecret `json:"secrets,omitempty"`
 
-	// PublicURL is where consumers reach these flows. Default: the app's.
+	// PublicURL is where consumers reach these flows. Default: the participant's.
 	PublicURL string `json:"public_url,omitempty"`
 
 	// Async answers the starts of these flows that come by Data Plane Signaling with STARTING and tells the control plane

@@ -137,7 +137,7 @@ type issuerOf struct {
 func (a *App) addIssuer(p *participant, issuer *signaling.Issuer) error {
 	for _, other := range a.issuers {
 		if other.participant != p && other.TakesTokensOf(issuer) {
-			return fmt.Errorf("a token of %s would be good for participant %s too: let their audiences differ", issuer.Name(), other.participant.name)
+			return fmt.Errorf("a token of %s would be good for participant %s too: let their audiences or participant contexts differ", issuer.Name(), other.participant.name)
 		}
 	}
 	a.issuers = append(a.issuers, issuerOf{issuer, p})

@@ -64,6 +64,17 @@ func (c *ExchangeConfig) sharesClient(other *ExchangeConfig) bool {
 	return slices.ContainsFunc(c.Clients, func(client string) bool { return slices.Contains(other.Clients, client) })
 }
 
+// sharesContext reports whether both can be meant by one token. One that must name its participant context is for one of
+// those that are listed.
+func (c *ExchangeConfig) sharesContext(other *ExchangeConfig) bool {
+	if c == nil || other == nil || len(c.ParticipantContexts) == 0 || len(other.ParticipantContexts) == 0 {
+		return true
+	}
+	return slices.ContainsFunc(c.ParticipantContexts, func(context string) bool {
+		return slices.Contains(other.ParticipantContexts, context)
+	})
+}
+
 // check proves what the claims of an exchange say. act is left alone: it is for audits, and no ground to decide on
 // (profile, Token Claims).
 func (c *ExchangeConfig) check(t *issued) error {

@@ -118,7 +118,7 @@ func (i *Issuer) Name() string { return i.c.Issuer }
 // TakesTokensOf reports whether one token could be good for both.
 func (i *Issuer) TakesTokensOf(other *Issuer) bool {
 	_, shared := i.shares(other)
-	return shared && slices.ContainsFunc(i.c.Audience, func(name string) bool { return slices.Contains(other.c.Audience, name) })
+	return shared && i.c.Exchange.sharesContext(other.c.Exchange) && slices.ContainsFunc(i.c.Audience, func(name string) bool { return slices.Contains(other.c.Audience, name) })
 }
 
 // shares returns a subject that both have at the same issuer.
