@@ -82,7 +82,12 @@ func TestSignalingByIssuedToken(t *testing.T) {
 	load(object{"issuer": "https://login.example", "jwks": issuer.URL, "subjects": []string{"control-plane-1"}})
 	first := token(nil)
 	check("good", first, http.StatusOK)
-	check("again", first, http.StatusUnauthorized)
+	check("the very same again", first, http.StatusOK)
+	other := g.send("signaling", g.request(http.MethodPost, "http://localhost/dataflows/flow-2/terminate",
+		strings.NewReader(`{"messageId":"m"}`), "Authorization", "Bearer "+first, "Content-Type", "application/json"))
+	if other.status != http.StatusUnauthorized {
+		t.Errorf("with another message: %d %s", other.status, other.body)
+	}
 	check("audience", token(object{"aud": "dataplane-1"}), http.StatusUnauthorized)
 
 	load(object{
