@@ -30,9 +30,9 @@ type Config struct {
 	Store       store.Store
 	Sealer      *tokens.Sealer // seals the EDRs, which are other companies' secrets
 
-	// AllowHTTP accepts endpoints and refresh endpoints that are not https. For tests and closed networks: tokens then
-	// travel in clear. Default: such an EDR is refused.
-	AllowHTTP bool
+	// AllowHTTP are hosts whose endpoints and refresh endpoints need not be https: host, for any port, host:port, or
+	// AnyHost. For tests and closed networks: tokens then travel in clear. Default: none, such an EDR is refused.
+	AllowHTTP []string
 
 	// EndedTTL is how long an ended EDR is remembered, so that a late start does not bring it to life. Default 30 d.
 	EndedTTL time.Duration
@@ -53,6 +53,9 @@ type Cache struct {
 	watchers map[int]func(id string, due time.Time)
 	watched  int // watchers so far
 }
+
+// AnyHost stands for every host in Config.AllowHTTP.
+const AnyHost = "*"
 
 // New returns a cache. It reads and writes nothing yet.
 func New(c Config) (*Cache, error) {
@@ -155,7 +158,7 @@ func (c *Cache) checkPut(p *Put) error {
 	if p.EDR == nil {
 		return refuse(CodeInvalid, "dataAddress is missing")
 	}
-	err = p.EDR.Check(c.c.AllowHTTP)
+	err = p.EDR.Check(c.c.AllowHTTP...)
 	if err != nil {
 		return err
 	}

@@ -180,6 +180,13 @@ func (c *Cache) each(ctx context.Context, visit func(*record)) error {
 	}
 }
 
+// Count counts the EDRs that are not ended by state.
+func (c *Cache) Count(ctx context.Context) (map[State]int, error) {
+	count := map[State]int{}
+	err := c.each(ctx, func(rec *record) { count[rec.State]++ })
+	return count, err
+}
+
 // KeyUse counts the EDRs that each sealing key is needed for. A key can be dropped when no EDR needs it; a renewal seals
 // with the active one.
 func (c *Cache) KeyUse(ctx context.Context) (map[tokens.KeyID]int, error) {
