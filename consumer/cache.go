@@ -109,6 +109,9 @@ type Put struct {
 
 	// At is when the sender wrote it, if it says so: an older one than the newest applied changes nothing.
 	At time.Time
+
+	// admit, if set, decides about the record of a transfer that must be there. It is called inside of a compare-and-swap.
+	admit func(*record) error
 }
 
 // Put keeps an EDR, of a transfer that is new, started again or resumed, and returns the entry.
@@ -206,7 +209,7 @@ func (c *Cache) refused(p *Put, err error) error {
 func (c *Cache) put(ctx context.Context, p *Put) (*record, error) {
 	for {
 		rec, err := c.update(ctx, p.ID, func(rec *record) error { return c.apply(rec, p) })
-		if err == nil || CodeOf(err) != CodeUnknown {
+		if err == nil || CodeOf(err) != CodeUnknown || p.admit != nil {
 			return rec, err
 		}
 		rec = &record{Participant: c.c.Participant, ID: p.ID, Created: c.c.Now().UTC()}
@@ -224,6 +227,12 @@ func (c *Cache) put(ctx context.Context, p *Put) (*record, error) {
 
 // apply changes a record as a Put asks for. It is called inside of a compare-and-swap and has no other effect.
 func (c *Cache) apply(rec *record, p *Put) error {
+	if p.admit != nil {
+		err := p.admit(rec)
+		if err != nil {
+			return err
+		}
+	}
 	if rec.State == Ended {
 		return refuse(CodeEnded, "the transfer is over")
 	}
