@@ -149,6 +149,7 @@ func (c *consuming) close() {
 // edrs are the EDRs that other companies gave to a participant, and what renews and uses them.
 type edrs struct {
 	cache     *consumer.Cache
+	transfers *consumer.Transfers
 	renewer   *consumer.Renewer
 	transport *consumer.Transport
 
@@ -188,6 +189,10 @@ func (p *participant) openEDRs(s store.Store) (*edrs, error) {
 		Participant: p.name, DID: p.DID, Store: s, Sealer: p.config.Keys.Sealer(), AllowHTTP: c.AllowHTTP,
 		EndedTTL: time.Duration(p.app.TombstoneTTL), Observer: e.observer, Logger: p.logger,
 	})
+	if err != nil {
+		return nil, err
+	}
+	e.transfers, err = p.newTransfers(e.cache)
 	if err != nil {
 		return nil, err
 	}

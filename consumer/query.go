@@ -183,10 +183,14 @@ func (c *Cache) each(ctx context.Context, visit func(*record)) error {
 	}
 }
 
-// Count counts the EDRs that are not ended by state.
+// Count counts by state the EDRs that are not ended, and the transfers that wait for theirs.
 func (c *Cache) Count(ctx context.Context) (map[State]int, error) {
 	count := map[State]int{}
-	err := c.each(ctx, func(rec *record) { count[rec.State]++ })
+	err := c.each(ctx, func(rec *record) {
+		if rec.EDR != nil || rec.State == Prepared {
+			count[rec.State]++
+		}
+	})
 	return count, err
 }
 
