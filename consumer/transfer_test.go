@@ -564,4 +564,3 @@ func (x *fixture) list(q Query) []*Entry {
 	}
 	return found
 }
-

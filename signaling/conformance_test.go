@@ -168,7 +168,10 @@ func (g *gateway) prepare(profile string) string {
 func kitStarted(without ...string) string {
 	var properties []any
 	for _, p := range [][2]string{
-		{"authorization", "token"}, {"authType", "bearer"}, {"refreshToken", "refresh"}, {"expiresIn", "300"},
+		{"authorization", "token"},
+		{"authType", "bearer"},
+		{"refreshToken", "refresh"},
+		{"expiresIn", "300"},
 		{"refreshEndpoint", "https://provider.example.com/authorization/refresh"},
 	} {
 		if !slices.Contains(without, p[0]) {
