@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -71,6 +73,32 @@ func TestRecordedMessagesOfConsumers(t *testing.T) {
 				t.Error("a flow was started here")
 			}
 			compareGolden(t, source+"-received", golden.Bytes())
+		})
+	}
+}
+
+// TestRecordedMessagesOfProviders: with a consumer's side beside it, a provider's data plane answers as without.
+func TestRecordedMessagesOfProviders(t *testing.T) {
+	for _, source := range sources(t) {
+		if strings.HasSuffix(source, "-consumer") {
+			continue
+		}
+		t.Run(source, func(t *testing.T) {
+			x := newReceivingFixture(t, func(c *Config) {
+				did, ok := dids[source]
+				if ok {
+					c.DID = did
+				}
+			})
+			var answers bytes.Buffer
+			for _, rec := range recordings(t, source) {
+				a := replay(t, x, source, rec)
+				fmt.Fprintf(&answers, "# %s\n%s %s\n%d\n%s\n", rec.name, rec.Method, rec.Path, a.Code, indent(a.Body.Bytes()))
+			}
+			want, err := os.ReadFile(filepath.Join("testdata", "golden", source+".txt"))
+			if err != nil || !bytes.Equal(answers.Bytes(), want) {
+				t.Errorf("answers differ from those without a consumer's side: %v", err)
+			}
 		})
 	}
 }
