@@ -182,13 +182,13 @@ func (c *Cache) encode(rec *record) (store.Edit, error) {
 	if err != nil {
 		return store.Edit{}, unavailable(err, "EDR record %s", rec.ID)
 	}
-	edit := store.Edit{Data: data}
-	if rec.State == Prepared {
+	// What takes an EDR away is let through where space is short.
+	edit := store.Edit{Data: data, Ending: rec.State == Ended || rec.State == Suspended}
+	switch rec.State {
+	case Prepared:
 		edit.Expires = rec.Changed.Add(preparedTTL)
-	}
-	if rec.State == Ended {
+	case Ended:
 		edit.Expires = rec.Changed.Add(c.c.EndedTTL)
-		edit.Ending = true
 	}
 	return edit, nil
 }

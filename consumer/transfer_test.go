@@ -541,6 +541,43 @@ func TestTransferCannotTell(t *testing.T) {
 	}
 }
 
+// TestTransferEndsWhereSpaceIsShort: what takes an EDR away is marked for the store's reserve, and nothing else is.
+func TestTransferEndsWhereSpaceIsShort(t *testing.T) {
+	t.Parallel()
+	edits := &editsOf{}
+	x := newFixture(t, func(c *Config, _ *RenewerConfig) {
+		edits.Store = c.Store
+		c.Store = edits
+	})
+	s := x.script("tp-1")
+	s.started("m-1", x.address())(tokens.Started, false)
+	s.end(s.Suspend, "m-2", tokens.Applied)
+	s.resume("m-3", nil)(tokens.Started, false)
+	s.end(s.Terminate, "m-4", tokens.Applied)
+	if got, want := fmt.Sprint(edits.endings), "[false true false true]"; got != want {
+		t.Errorf("endings %s, want %s", got, want)
+	}
+}
+
+// editsOf notes which writes of EDRs are endings.
+type editsOf struct {
+	store.Store
+	endings []bool
+}
+
+func (e *editsOf) Update(ctx context.Context, kind, id string, edit func(store.Record) (store.Edit, error)) (store.Record, error) {
+	ending := false
+	r, err := e.Store.Update(ctx, kind, id, func(old store.Record) (store.Edit, error) {
+		changed, err := edit(old)
+		ending = changed.Ending
+		return changed, err
+	})
+	if kind == edrKind {
+		e.endings = append(e.endings, ending)
+	}
+	return r, err
+}
+
 // brokenStore fails at everything.
 type brokenStore struct{ store.Store }
 
