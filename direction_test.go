@@ -24,7 +24,7 @@ const (
 // read a package without those that are not listed with it.
 var mayImport = map[string][]string{
 	"":                {"caddymodule"},
-	"caddymodule":     {"signaling", "routing", "oauth", "authserver", "tokens", "did", "policy", "store", "internal"},
+	"caddymodule":     {"consumer", "signaling", "routing", "oauth", "authserver", "tokens", "did", "policy", "store", "internal"},
 	"signaling":       {"routing", "authserver", "tokens", "internal"},
 	"routing":         {"tokens", "internal"},
 	"authserver":      {"tokens", "internal"},

@@ -9,7 +9,7 @@ import (
 )
 
 // classicStart is a start message of EDC's classic signaling, with credentials in its source address.
-func (g *liveGateway) classicStart(flow string, c *consumer) answered {
+func (g *liveGateway) classicStart(flow string, c *didHolder) answered {
 	g.t.Helper()
 	property := func(name, value string) object {
 		return object{"@type": "dspace:EndpointProperty", "dspace:name": "https://w3id.org/edc/v0.0.1/ns/" + name, "dspace:value": value}

@@ -223,6 +223,9 @@ func (a *App) open() error {
 	for i, p := range a.participants {
 		running[i], err = p.open(eng)
 		if err != nil {
+			for _, other := range running[:i] {
+				other.edrs.close()
+			}
 			return errors.Join(p.fault(err), a.release())
 		}
 	}
@@ -232,6 +235,10 @@ func (a *App) open() error {
 	for i, p := range a.participants {
 		a.ran.Go(func() { running[i].service.Run(ctx) })
 		a.ran.Go(func() { running[i].outbox.Run(ctx) })
+		if running[i].edrs != nil {
+			a.ran.Go(func() { running[i].edrs.run(ctx) })
+			p.edrs.Store(running[i].edrs)
+		}
 		p.service.Store(running[i].service)
 		p.warnOfLostKey(eng)
 	}
@@ -254,6 +261,8 @@ func (a *App) Cleanup() error {
 	}
 	a.closeResolver()
 	for _, p := range a.participants {
+		p.edrs.Load().close()
+		p.consuming.close()
 		if p.observer != nil {
 			p.observer.release()
 		}

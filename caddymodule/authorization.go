@@ -132,17 +132,11 @@ func parseProfile(d *caddyfile.Dispenser, profile *string, of map[string]profile
 			options[s.name] = text(s.value)
 		}
 	}
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		option, ok := options[d.Val()]
-		if !ok {
-			return d.Errf("unrecognized option %q of authorization %s", d.Val(), *profile)
-		}
-		err := option(d)
-		if err != nil {
-			return err
-		}
+	err := parseBlock(d, "authorization "+*profile, options)
+	if err != nil {
+		return err
 	}
-	err := checkProfile(*profile, of, settings)
+	err = checkProfile(*profile, of, settings)
 	if err != nil {
 		return d.Errf("authorization %s: %v", *profile, err)
 	}
@@ -183,7 +177,7 @@ func replaceSettings(replacer *caddy.Replacer, settings []setting) error {
 		switch {
 		case *s.value == "":
 			return fmt.Errorf("%s is empty", s.name)
-		case s.name == "token_endpoint", s.name == "token_exchange_endpoint", s.name == "jwks_uri":
+		case s.name == "token_endpoint", s.name == "token_exchange_endpoint", s.name == "jwks_uri", s.name == "token_url", s.name == "url":
 			err = authserver.CheckEndpoint(*s.value)
 			if err != nil {
 				return fmt.Errorf("%s: %w", s.name, err)

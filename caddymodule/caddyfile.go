@@ -383,6 +383,21 @@ func setOnce[T comparable](d *caddyfile.Dispenser, name string, field *T, value 
 	return endOfLine(d)
 }
 
+// parseBlock reads the options of a block.
+func parseBlock(d *caddyfile.Dispenser, name string, options map[string]func(*caddyfile.Dispenser) error) error {
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		parse, known := options[d.Val()]
+		if !known {
+			return d.Errf("unrecognized option %q of %s", d.Val(), name)
+		}
+		err := parse(d)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // endOfLine refuses a block behind an option that has none. Otherwise its lines would be read as further options.
 func endOfLine(d *caddyfile.Dispenser) error {
 	nesting := d.Nesting()

@@ -251,7 +251,7 @@ type edr struct {
 }
 
 // start starts a flow for a consumer.
-func (g *liveGateway) start(flow string, c *consumer) edr {
+func (g *liveGateway) start(flow string, c *didHolder) edr {
 	g.t.Helper()
 	answer := g.post("/dataflows/start", object{
 		"messageId": "start-" + flow, "processId": flow, "participantId": "did:web:provider.example",
@@ -299,14 +299,14 @@ func (g *liveGateway) renew(e edr, proof string) answered {
 		"Authorization", "Bearer "+proof, "Content-Type", "application/x-www-form-urlencoded"))
 }
 
-// consumer is a participant whose DID is its key, so that nothing is fetched.
-type consumer struct {
+// didHolder is a participant whose DID is its key, so that nothing is fetched.
+type didHolder struct {
 	t   *testing.T
 	key *ecdsa.PrivateKey
 	did string
 }
 
-func newConsumer(t *testing.T) *consumer {
+func newConsumer(t *testing.T) *didHolder {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -320,11 +320,11 @@ func newConsumer(t *testing.T) *consumer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &consumer{t, key, "did:jwk:" + base64.RawURLEncoding.EncodeToString(data)}
+	return &didHolder{t, key, "did:jwk:" + base64.RawURLEncoding.EncodeToString(data)}
 }
 
 // proof signs an authentication token about an access token. The claims are changed by edits; nil removes one.
-func (c *consumer) proof(access string, edits object) string {
+func (c *didHolder) proof(access string, edits object) string {
 	c.t.Helper()
 	now := time.Now().Unix()
 	claims := object{
@@ -344,7 +344,7 @@ func (c *consumer) proof(access string, edits object) string {
 	return c.sign(payload, c.did+"#0")
 }
 
-func (c *consumer) sign(payload []byte, kid string) string {
+func (c *didHolder) sign(payload []byte, kid string) string {
 	c.t.Helper()
 	headers := jws.NewHeaders()
 	if kid != "" {

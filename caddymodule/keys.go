@@ -45,6 +45,9 @@ func (p *participant) loadRing(replacer *caddy.Replacer) (*tokens.Ring, error) {
 		if err != nil {
 			return nil, fmt.Errorf("signing_key %s: %w", configured.File, err)
 		}
+		if state == tokens.KeyActive {
+			p.proofKey = signer
+		}
 		keys = append(keys, tokens.RingKey{Signer: signer, State: state, Name: configured.File})
 	}
 	refresh, err := readSecretKeys(replacer, "refresh_key", p.RefreshKeys)

@@ -58,6 +58,7 @@ type collectors struct {
 	didFetches   *prometheus.CounterVec
 	didFetchTime prometheus.Histogram
 	policy       *policyMetrics
+	consumer     *consumerMetrics
 	build        *prometheus.GaugeVec
 }
 
@@ -100,12 +101,13 @@ func newCollectors() *collectors {
 		didFetches:   counter("did_fetches_total", "Fetches of DID documents by result.", "result"),
 		didFetchTime: histogram("did_fetch_duration_seconds", "How long fetches of DID documents took.", stageBuckets),
 		policy:       newPolicyMetrics(),
+		consumer:     newConsumerMetrics(),
 		build:        gauge("build_info", "Always 1. The labels say what runs.", "version", "go_version"),
 	}
 }
 
 func (c *collectors) all() []prometheus.Collector {
-	return append(c.policy.all(),
+	return append(append(c.policy.all(), c.consumer.all()...),
 		c.issued, c.renewals, c.requests, c.backends, c.signaling, c.signalTime, c.events, c.stages, c.flows, c.orphaned, c.expiring, c.commits,
 		c.commitSize, c.commitTime, c.storeErrors, c.space, c.callbacks, c.owed, c.looks, c.missing, c.didFetches, c.didFetchTime, c.build,
 	)

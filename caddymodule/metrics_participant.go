@@ -41,6 +41,7 @@ type participantObserver struct {
 	owed      *prometheus.GaugeVec
 	missing   prometheus.Gauge
 	unchecked prometheus.Gauge
+	consumer  *consumerObserver
 }
 
 // The closed sets of label values.
@@ -87,7 +88,7 @@ func (p *participantObserver) release() {
 	}
 	delete(p.participants, p.name)
 	c := p.collectors
-	for _, gauges := range []*prometheus.GaugeVec{c.flows, c.orphaned, c.expiring, c.owed, c.missing, c.policy.unchecked} {
+	for _, gauges := range []*prometheus.GaugeVec{c.flows, c.orphaned, c.expiring, c.owed, c.missing, c.policy.unchecked, c.consumer.edrs} {
 		gauges.DeletePartialMatch(prometheus.Labels{participantLabel: p.name})
 	}
 }
@@ -111,6 +112,7 @@ func (o *observer) newParticipant(name string) *participantObserver {
 		owed:      c.owed.MustCurryWith(its),
 		missing:   c.missing.With(its),
 		unchecked: c.policy.unchecked.With(its),
+		consumer:  c.consumer.observer(its),
 	}
 	p.resolveCallbacks(c.callbacks.MustCurryWith(its))
 	p.resolveIssued(c.issued.MustCurryWith(its))

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"crypto"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -51,6 +52,10 @@ type ParticipantSettings struct {
 
 	// Routes give flows an address or a backend of their own, by name.
 	Routes map[string]*Route `json:"routes,omitempty"`
+
+	// Consumer has the gateway keep, renew and use the EDRs that other companies give to the participant. Default: it does
+	// not.
+	Consumer *Consumer `json:"consumer,omitempty"`
 }
 
 // isZero reports whether nothing is set.
@@ -97,6 +102,7 @@ func (s *ParticipantSettings) options() map[string]func(*caddyfile.Dispenser) er
 		"did_map":       s.parseDIDMap,
 		"control_plane": s.parseControlPlane,
 		"route":         s.parseRoute,
+		"consumer":      s.parseConsumer,
 	}
 }
 
@@ -121,6 +127,10 @@ type participant struct {
 	registry []controlplane.Registration
 	sites    sites
 	service  atomic.Pointer[tokens.Service]
+
+	proofKey  crypto.Signer // of the signing key that is active
+	consuming *consuming    // nil: it uses no data of others
+	edrs      atomic.Pointer[edrs]
 }
 
 // provision reads the keys and builds what needs no store. What belongs to the whole app has been provisioned before.
@@ -157,6 +167,10 @@ func (p *participant) provision(replacer *caddy.Replacer) error {
 	err = p.provisionRegistrar(replacer)
 	if err != nil {
 		return err
+	}
+	p.consuming, err = p.newConsuming(replacer)
+	if err != nil {
+		return fmt.Errorf("consumer: %w", err)
 	}
 	p.config = a.tokenConfig()
 	p.config.Participant, p.config.DID, p.config.DIDMap = p.name, p.DID, p.DIDMap
@@ -198,6 +212,7 @@ func (p *participant) Service() (*tokens.Service, error) {
 type opened struct {
 	service *tokens.Service
 	outbox  *controlplane.Outbox
+	edrs    *edrs // nil: none are kept
 }
 
 func (p *participant) open(eng *engine) (opened, error) {
@@ -208,5 +223,9 @@ func (p *participant) open(eng *engine) (opened, error) {
 		return opened{}, err
 	}
 	outbox, err := p.newOutbox(service)
-	return opened{service, outbox}, err
+	if err != nil {
+		return opened{}, err
+	}
+	kept, err := p.openEDRs(eng.store)
+	return opened{service, outbox, kept}, err
 }

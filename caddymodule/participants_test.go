@@ -84,14 +84,14 @@ func (g *liveGateway) signal(to, as *tenant, path string, message object) answer
 		"Content-Type", "application/json", "Authorization", "Bearer "+as.bearer+"-long-enough"))
 }
 
-func startOf(p *tenant, flow string, c *consumer) object {
+func startOf(p *tenant, flow string, c *didHolder) object {
 	return object{
 		"messageId": "start-" + flow, "processId": flow, "participantId": p.did, "counterPartyId": c.did,
 		"datasetId": "asset-1", "agreementId": "agreement-1", "profile": "https://w3id.org/dspace-sig/profile/http-pull",
 	}
 }
 
-func (g *liveGateway) startAt(p *tenant, flow string, c *consumer) edr {
+func (g *liveGateway) startAt(p *tenant, flow string, c *didHolder) edr {
 	g.t.Helper()
 	answer := g.signal(p, p, "/dataflows/start", startOf(p, flow, c))
 	if answer.status != http.StatusOK {

@@ -184,13 +184,13 @@ func TestRenewalRefusals(t *testing.T) {
 	}
 }
 
-func unknownKey(c *consumer, access string) string {
+func unknownKey(c *didHolder, access string) string {
 	return c.sign(proofClaims(c, access), c.did+"#1")
 }
 
-func noKeyID(c *consumer, access string) string { return c.sign(proofClaims(c, access), "") }
+func noKeyID(c *didHolder, access string) string { return c.sign(proofClaims(c, access), "") }
 
-func proofClaims(c *consumer, access string) []byte {
+func proofClaims(c *didHolder, access string) []byte {
 	c.t.Helper()
 	now := time.Now().Unix()
 	payload, err := json.Marshal(object{

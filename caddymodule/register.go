@@ -227,15 +227,9 @@ func (p *ControlPlane) parseRegister(d *caddyfile.Dispenser) error {
 			return parseProfile(d, &c.Authorization.Profile, registerOptions, c.Authorization.settings())
 		},
 	}
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		parse, known := options[d.Val()]
-		if !known {
-			return d.Errf("unrecognized option %q of register", d.Val())
-		}
-		err := parse(d)
-		if err != nil {
-			return err
-		}
+	err := parseBlock(d, "register", options)
+	if err != nil {
+		return err
 	}
 	p.Register = append(p.Register, c)
 	return nil

@@ -122,12 +122,7 @@ func (c *Resolver) unmarshalBlock(d *caddyfile.Dispenser) error {
 		var err error
 		switch option {
 		case "allow_http":
-			hosts := d.RemainingArgs()
-			if len(hosts) == 0 {
-				hosts = []string{"*"}
-			}
-			c.AllowHTTP = append(c.AllowHTTP, hosts...)
-			err = endOfLine(d)
+			err = allowHTTP(&c.AllowHTTP)(d)
 		case "allow_ports":
 			err = c.parsePorts(d)
 		case "allow_addresses":
@@ -161,4 +156,16 @@ func (c *Resolver) parsePorts(d *caddyfile.Dispenser) error {
 		c.AllowPorts = append(c.AllowPorts, uint16(parsed))
 	}
 	return endOfLine(d)
+}
+
+// allowHTTP is the form of a list of hosts that are reached by plain http; without one it is all of them.
+func allowHTTP(list *[]string) func(*caddyfile.Dispenser) error {
+	return func(d *caddyfile.Dispenser) error {
+		hosts := d.RemainingArgs()
+		if len(hosts) == 0 {
+			hosts = []string{"*"}
+		}
+		*list = append(*list, hosts...)
+		return endOfLine(d)
+	}
 }

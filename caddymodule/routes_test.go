@@ -12,7 +12,7 @@ import (
 // routeGateway is a gateway whose routes go to recording backends by edr_proxy.
 type routeGateway struct {
 	*liveGateway
-	consumer      *consumer
+	consumer      *didHolder
 	first, second *recordingBackend
 	started       int
 }

@@ -113,6 +113,7 @@ func (h *Signaling) handlerOf(p *participant, access signaling.Access) (*signali
 	}
 	return signaling.New(signaling.Config{
 		Flows:       flowsOf{p},
+		Received:    p.received(),
 		Access:      access,
 		Serving:     func() *signaling.Serving { return p.sites.serving },
 		Participant: p.name,

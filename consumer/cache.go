@@ -30,9 +30,9 @@ type Config struct {
 	Store       store.Store
 	Sealer      *tokens.Sealer // seals the EDRs, which are other companies' secrets
 
-	// AllowHTTP accepts endpoints and refresh endpoints that are not https. For tests and closed networks: tokens then
-	// travel in clear. Default: such an EDR is refused.
-	AllowHTTP bool
+	// AllowHTTP are hosts whose endpoints and refresh endpoints need not be https: host, for any port, host:port, or
+	// AnyHost. For tests and closed networks: tokens then travel in clear. Default: none, such an EDR is refused.
+	AllowHTTP []string
 
 	// EndedTTL is how long an ended EDR is remembered, so that a late start does not bring it to life. Default 30 d.
 	EndedTTL time.Duration
@@ -53,6 +53,9 @@ type Cache struct {
 	watchers map[int]func(id string, due time.Time)
 	watched  int // watchers so far
 }
+
+// AnyHost stands for every host in Config.AllowHTTP.
+const AnyHost = "*"
 
 // New returns a cache. It reads and writes nothing yet.
 func New(c Config) (*Cache, error) {
@@ -106,6 +109,9 @@ type Put struct {
 
 	// At is when the sender wrote it, if it says so: an older one than the newest applied changes nothing.
 	At time.Time
+
+	// admit, if set, decides about the record of a transfer that must be there. It is called inside of a compare-and-swap.
+	admit func(*record) error
 }
 
 // Put keeps an EDR, of a transfer that is new, started again or resumed, and returns the entry.
@@ -155,7 +161,7 @@ func (c *Cache) checkPut(p *Put) error {
 	if p.EDR == nil {
 		return refuse(CodeInvalid, "dataAddress is missing")
 	}
-	err = p.EDR.Check(c.c.AllowHTTP)
+	err = p.EDR.Check(c.c.AllowHTTP...)
 	if err != nil {
 		return err
 	}
@@ -203,7 +209,7 @@ func (c *Cache) refused(p *Put, err error) error {
 func (c *Cache) put(ctx context.Context, p *Put) (*record, error) {
 	for {
 		rec, err := c.update(ctx, p.ID, func(rec *record) error { return c.apply(rec, p) })
-		if err == nil || CodeOf(err) != CodeUnknown {
+		if err == nil || CodeOf(err) != CodeUnknown || p.admit != nil {
 			return rec, err
 		}
 		rec = &record{Participant: c.c.Participant, ID: p.ID, Created: c.c.Now().UTC()}
@@ -221,6 +227,12 @@ func (c *Cache) put(ctx context.Context, p *Put) (*record, error) {
 
 // apply changes a record as a Put asks for. It is called inside of a compare-and-swap and has no other effect.
 func (c *Cache) apply(rec *record, p *Put) error {
+	if p.admit != nil {
+		err := p.admit(rec)
+		if err != nil {
+			return err
+		}
+	}
 	if rec.State == Ended {
 		return refuse(CodeEnded, "the transfer is over")
 	}

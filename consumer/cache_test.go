@@ -46,7 +46,7 @@ func TestPutIsChecked(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			x := newFixture(t, func(c *Config, _ *RenewerConfig) { c.AllowHTTP = false })
+			x := newFixture(t, func(c *Config, _ *RenewerConfig) { c.AllowHTTP = nil })
 			e := x.dps()
 			e.Endpoint, e.RefreshEndpoint = "https://provider.example/data", "https://provider.example/token"
 			p := Put{ID: "tp-1", EDR: e, Terms: Terms{Counterparty: providerDID}}

@@ -3,8 +3,7 @@
 //
 // A Cache keeps EDRs in a store.Store, sealed, one record each. Whoever learns of one puts it there:
 //
-//	signaling, DPS started          Put with the counterparty; Resume where a resume brings no data address
-//	DPS suspend, terminate, completed   Suspend, End, End
+//	Data Plane Signaling            Transfers, with a method for each message: prepare, started, suspend, …
 //	EDC's event callback            ParseEvent, then Apply; then Learn when the counterparty has been looked up
 //	PUT and DELETE /edrs/{id}       ParseEDR, then Put; Remove
 //	GET /edrs, POST /edrs/request   List

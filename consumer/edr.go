@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -88,8 +89,8 @@ func (e *EDR) Authorization() (string, error) {
 }
 
 // Check returns an error that names the first field which cannot be used: CodeInvalid, or CodeInsecure for an endpoint
-// that is not https unless allowHTTP. The DPS HTTP profile has receivers reject http.
-func (e *EDR) Check(allowHTTP bool) error {
+// that is not https, unless its host is one of allowHTTP (Config.AllowHTTP). The DPS HTTP profile has receivers reject http.
+func (e *EDR) Check(allowHTTP ...string) error {
 	switch e.Dialect {
 	case tokens.DPS, tokens.Classic:
 	default:
@@ -136,7 +137,7 @@ func checkToken(name, value string) error {
 
 // checkURL: the provider chose this address, so nothing in it may be read in two ways. What it resolves to is checked
 // where it is dialled.
-func checkURL(name, value string, allowHTTP bool) error {
+func checkURL(name, value string, allowHTTP []string) error {
 	if value == "" {
 		return refuse(CodeInvalid, "%s is missing", name)
 	}
@@ -151,12 +152,17 @@ func checkURL(name, value string, allowHTTP bool) error {
 		return refuse(CodeInvalid, "%s has user information or a fragment", name)
 	}
 	switch {
-	case u.Scheme == "https", u.Scheme == "http" && allowHTTP:
+	case u.Scheme == "https", u.Scheme == "http" && slices.ContainsFunc(allowHTTP, func(host string) bool { return isHost(u, host) }):
 		return nil
 	case u.Scheme == "http":
 		return refuse(CodeInsecure, "%s is not https", name)
 	}
 	return refuse(CodeInvalid, "%s is not a URL of https", name)
+}
+
+// isHost reports whether an entry of Config.AllowHTTP means the host of a URL.
+func isHost(u *url.URL, entry string) bool {
+	return entry == AnyHost || strings.EqualFold(entry, u.Hostname()) || strings.EqualFold(entry, u.Host)
 }
 
 // audience returns whom a proof about the EDR is for. Signing for whomever the EDR names would let a provider have us

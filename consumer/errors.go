@@ -25,6 +25,8 @@ const (
 	CodeRefused      Code = "refused"       // the provider refused to renew; final until started, resumed or asked for explicitly
 	CodeAuthType     Code = "auth_type"     // the EDR wants an authorization other than a bearer token
 	CodeOutside      Code = "outside"       // the request does not lie under the EDR's endpoint
+	CodeState        Code = "state"         // signaling: the transfer's state does not allow this
+	CodeForeign      Code = "foreign"       // signaling: the transfer is another control plane's
 )
 
 // CodeUnavailable means "cannot tell": store, provider, signer or network trouble. Whoever asked may ask again.

@@ -57,7 +57,7 @@ func Example() {
 
 	cache, err := consumer.New(consumer.Config{
 		Participant: "default", DID: "did:web:consumer.example", Store: memory.New(nil), Sealer: sealer,
-		AllowHTTP: true, // for this example only
+		AllowHTTP: []string{consumer.AnyHost}, // for this example only
 	})
 	if err != nil {
 		log.Fatal(err)

@@ -52,7 +52,7 @@ func newFixture(t *testing.T, change ...func(*Config, *RenewerConfig)) *fixture 
 	}
 	x.provider = newProvider(t, clock)
 	x.config = Config{
-		Participant: "default", DID: ownDID, Store: x.store, Sealer: newSealer(t), AllowHTTP: true, Observer: x.observer,
+		Participant: "default", DID: ownDID, Store: x.store, Sealer: newSealer(t), AllowHTTP: []string{AnyHost}, Observer: x.observer,
 		Logger: slog.New(slog.NewJSONHandler(x.logs, &slog.HandlerOptions{Level: slog.LevelDebug})), Now: clock.Now,
 		Jitter: func() float64 { return 0.5 },
 	}

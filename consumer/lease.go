@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/edrgate/edrgate/store"
@@ -42,7 +43,7 @@ func (c *Cache) acquire(ctx context.Context, id string, w want, owner string, le
 	rec, err := c.update(ctx, id, func(rec *record) error {
 		t = turn{}
 		now := c.c.Now().UTC()
-		err := rec.State.serves()
+		err := errors.Join(rec.State.serves(), rec.holds())
 		if err != nil {
 			return err
 		}
@@ -96,6 +97,10 @@ func (c *Cache) conclude(ctx context.Context, t turn, owner string, change func(
 	return c.update(ctx, t.rec.ID, func(rec *record) error {
 		if rec.State == Ended {
 			return store.ErrKeep
+		}
+		err := rec.holds() // it was removed meanwhile
+		if err != nil {
+			return err
 		}
 		if rec.RenewingOwner != owner {
 			return store.ErrKeep

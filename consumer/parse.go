@@ -309,7 +309,7 @@ func (a *address) edr() (*EDR, error) {
 	if len(a.values) > 0 {
 		e.Properties = a.values
 	}
-	err = e.Check(true)
+	err = e.Check(AnyHost)
 	if err != nil {
 		return nil, err
 	}

@@ -48,7 +48,9 @@ func TestParseEDR(t *testing.T) {
 		{"others of another type are left out", `{` + endpoint + `,"x":{"a":1},"y":null,"z":[]}`, func(e *EDR) bool { return e.Properties == nil }},
 		{"the same twice", `{"endpointProperties":[{"name":"endpoint","value":"https://p.example/d"},{"name":"endpoint","value":"https://p.example/d"}]}`, func(e *EDR) bool { return e.Endpoint != "" }},
 		{"siglet's authType", `{"edc:endpoint":"https://p.example/d","https://w3id.org/tractusx/auth/authType":"bearer"}`, func(e *EDR) bool { return e.AuthType == "bearer" }},
-		{"http, judged later", `{"endpoint":"http://p.example/d"}`, func(e *EDR) bool { return e.Check(false) != nil && e.Check(true) == nil }},
+		{"http, judged later", `{"endpoint":"http://p.example/d"}`, func(e *EDR) bool {
+			return e.Check() != nil && e.Check("other.example", "p.example:8080") != nil && e.Check("P.example") == nil && e.Check(AnyHost) == nil
+		}},
 	} {
 		e, err := ParseEDR([]byte(c.text))
 		if err != nil {
@@ -252,7 +254,7 @@ func FuzzParseEDR(f *testing.F) {
 			}
 			return
 		}
-		err = e.Check(true)
+		err = e.Check(AnyHost)
 		if err != nil {
 			t.Errorf("an EDR that cannot be used: %v", err)
 		}

@@ -22,13 +22,16 @@ func (c *Cache) labels(rec *record) map[string]string {
 // label keeps the values of participants apart, so that no query reads another participant's records.
 func (c *Cache) label(value string) string { return c.c.Participant + "/" + value }
 
-// Get returns an EDR as it is, renewed or not, in whatever state. CodeUnknown: there is none.
+// Get returns an EDR as it is, renewed or not, in whatever state. CodeUnknown: there is none, or not yet.
 func (c *Cache) Get(ctx context.Context, id string) (*Entry, error) {
 	err := checkID(id)
 	if err != nil {
 		return nil, err
 	}
 	rec, err := c.record(ctx, id)
+	if err == nil {
+		err = rec.holds()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -51,7 +54,7 @@ type Query struct {
 	Counterparty string // the provider's participant id, as signaled
 	Asset        string
 	Agreement    string
-	State        State // empty: all but Ended
+	State        State // empty: all that hold an EDR
 
 	After string // the last id of the page before
 	Limit int    // at most this many entries; 0: 100
@@ -88,7 +91,7 @@ func (q *Query) matches(rec *record) bool {
 	return (q.Counterparty == "" || q.Counterparty == rec.Counterparty) &&
 		(q.Asset == "" || q.Asset == rec.Asset) &&
 		(q.Agreement == "" || q.Agreement == rec.Agreement) &&
-		(q.State == rec.State || q.State == "" && rec.State != Ended)
+		(q.State == rec.State || q.State == "" && rec.EDR != nil)
 }
 
 // page returns the records behind after that may match, in order, and the id to go on behind; "" at the end.
@@ -178,6 +181,17 @@ func (c *Cache) each(ctx context.Context, visit func(*record)) error {
 		}
 		after = last
 	}
+}
+
+// Count counts by state the EDRs that are not ended, and the transfers that wait for theirs.
+func (c *Cache) Count(ctx context.Context) (map[State]int, error) {
+	count := map[State]int{}
+	err := c.each(ctx, func(rec *record) {
+		if rec.EDR != nil || rec.State == Prepared {
+			count[rec.State]++
+		}
+	})
+	return count, err
 }
 
 // KeyUse counts the EDRs that each sealing key is needed for. A key can be dropped when no EDR needs it; a renewal seals

@@ -17,6 +17,7 @@ type State string
 
 // The states of an EDR.
 const (
+	Prepared  State = "prepared" // announced by signaling; the EDR is to come
 	Started   State = "started"
 	Suspended State = "suspended" // kept, not served and not renewed until resumed
 	Refused   State = "refused"   // served until the token expires; renewed only when asked for explicitly
@@ -35,6 +36,9 @@ const (
 
 const edrKind = "edr"
 
+// preparedTTL is how long a prepared transfer waits for its EDR. A control plane that lost it says nothing.
+const preparedTTL = 30 * 24 * time.Hour
+
 // record is everything about one EDR: one record of the store, so that every operation is one compare-and-swap.
 type record struct {
 	Participant string `json:"participant"`
@@ -47,7 +51,16 @@ type record struct {
 	Asset           string `json:"asset,omitempty"`
 	Agreement       string `json:"agreement,omitempty"`
 
-	EDR *tokens.Sealed `json:"edr,omitempty"` // all of it: an endpoint may hold a secret too
+	// Of a transfer that signaling prepared; ControlPlane is empty in all others.
+	ControlPlane    string            `json:"control_plane,omitempty"`
+	Profile         string            `json:"profile,omitempty"`
+	RenewalRequired bool              `json:"renewal_required,omitempty"` // the profile demands an EDR that can be renewed
+	PrepareMessage  string            `json:"prepare_message,omitempty"`  // message id of the prepare, kept for life
+	Messages        []transferMessage `json:"messages,omitempty"`         // the last eight others
+	Completed       bool              `json:"completed,omitempty"`        // how it ended
+
+	// EDR is all of it, since an endpoint may hold a secret too. nil: there is none yet, or no more.
+	EDR *tokens.Sealed `json:"edr,omitempty"`
 
 	Generation uint64   `json:"generation,omitempty"` // grows with every other access token
 	Given      string   `json:"given,omitempty"`      // digest of the access token that the provider's start delivered
@@ -169,10 +182,13 @@ func (c *Cache) encode(rec *record) (store.Edit, error) {
 	if err != nil {
 		return store.Edit{}, unavailable(err, "EDR record %s", rec.ID)
 	}
-	edit := store.Edit{Data: data}
-	if rec.State == Ended {
+	// What takes an EDR away is let through where space is short.
+	edit := store.Edit{Data: data, Ending: rec.State == Ended || rec.State == Suspended}
+	switch rec.State {
+	case Prepared:
+		edit.Expires = rec.Changed.Add(preparedTTL)
+	case Ended:
 		edit.Expires = rec.Changed.Add(c.c.EndedTTL)
-		edit.Ending = true
 	}
 	return edit, nil
 }
@@ -213,8 +229,29 @@ func (rec *record) end(now time.Time) {
 	*rec = record{
 		Participant: rec.Participant, ID: rec.ID, State: Ended, Origin: rec.Origin,
 		Counterparty: rec.Counterparty, CounterpartyDID: rec.CounterpartyDID, Asset: rec.Asset, Agreement: rec.Agreement,
+		ControlPlane: rec.ControlPlane, Profile: rec.Profile, RenewalRequired: rec.RenewalRequired, PrepareMessage: rec.PrepareMessage,
 		Created: rec.Created, Changed: now, Told: rec.Told,
 	}
+}
+
+// empty takes the EDR from the record of a transfer that goes on. A renewal on its way writes nothing any more.
+func (rec *record) empty() {
+	rec.EDR, rec.Given, rec.Held, rec.Renewable = nil, "", nil, false
+	rec.Generation++
+	rec.Received, rec.Expires, rec.Due = time.Time{}, time.Time{}, time.Time{}
+	rec.RenewingOwner, rec.RenewingUntil = "", time.Time{}
+	rec.RetryAt, rec.Failures, rec.Status = time.Time{}, 0, 0
+	if rec.State == Refused {
+		rec.State = Started
+	}
+}
+
+// holds returns the error for a record of a transfer whose EDR is not here.
+func (rec *record) holds() error {
+	if rec.EDR == nil && rec.State != Ended {
+		return refuse(CodeUnknown, "transfer %s has no EDR here", rec.ID)
+	}
+	return nil
 }
 
 // install puts an access token's times and digest into a record, and gives it a generation of its own.

@@ -21,6 +21,8 @@ func (c *Cache) suspend(ctx context.Context, id string, at time.Time) (*Entry, e
 			return refuse(CodeEnded, "the transfer is over")
 		case Suspended:
 			return store.ErrKeep
+		case Prepared:
+			return rec.holds()
 		}
 		rec.State, rec.Changed = Suspended, now
 		return nil
@@ -30,16 +32,16 @@ func (c *Cache) suspend(ctx context.Context, id string, at time.Time) (*Entry, e
 // Resume brings a suspended or refused EDR to life with the tokens that it has. A resume that comes with an EDR is a Put.
 // Resuming what is started changes nothing.
 func (c *Cache) Resume(ctx context.Context, id string) (*Entry, error) {
-	e, err := c.change(ctx, id, time.Time{}, func(rec *record, now time.Time) error {
+	e, err := c.change(ctx, id, time.Time{}, func(rec *record, _ time.Time) error {
 		switch rec.State {
 		case Ended:
 			return refuse(CodeEnded, "the transfer is over")
 		case Started:
 			return store.ErrKeep
+		case Prepared:
+			return rec.holds()
 		}
-		rec.State, rec.Changed = Started, now
-		rec.RetryAt, rec.Failures, rec.Status = time.Time{}, 0, 0
-		c.schedule(rec)
+		c.revive(rec)
 		return nil
 	})
 	if err != nil {
@@ -87,7 +89,8 @@ func (c *Cache) finish(ctx context.Context, id string, at time.Time) error {
 	}
 }
 
-// Remove takes an EDR out of the cache, as if it had never been there. It may be put again.
+// Remove takes an EDR out of the cache, as if it had never been there. It may be put again. A transfer that signaling
+// prepared goes on without it: its control plane is going to suspend and end it.
 func (c *Cache) Remove(ctx context.Context, id string) error {
 	err := checkID(id)
 	if err != nil {
@@ -100,6 +103,13 @@ func (c *Cache) Remove(ctx context.Context, id string) error {
 			return store.Edit{}, err
 		}
 		held = rec.Held
+		if rec.ControlPlane != "" {
+			if rec.EDR == nil {
+				return store.Edit{}, store.ErrNotFound
+			}
+			rec.empty()
+			return c.encode(rec)
+		}
 		rec.end(c.c.Now().UTC())
 		edit, err := c.encode(rec)
 		edit.Expires = c.c.Now()
@@ -135,6 +145,9 @@ func (c *Cache) Learn(ctx context.Context, id string, t Terms) (*Entry, error) {
 		err := rec.learn(t)
 		if err != nil {
 			return err
+		}
+		if rec.EDR == nil {
+			return nil // judged when it comes
 		}
 		edr, err := c.unseal(rec.ID, rec.EDR)
 		if err != nil {

@@ -21,14 +21,14 @@ import (
 	"github.com/edrgate/edrgate/internal/testkit"
 )
 
-// TestConformanceKit replays the provider's pull cases of the Dataspace Protocol TCK for Data Plane Signaling (1.2.x)
-// with its own messages, in the order in which it runs them: against one data plane, with one DID whose key is another
-// one in each case. The dataset of DP_P_PULL:04-01 has a route that says async.
+// TestConformanceKit replays the pull cases of the Dataspace Protocol TCK for Data Plane Signaling (1.2.x), a provider's and
+// a consumer's, with its own messages, in the order in which it runs them: against one data plane, with one DID whose key is
+// another one in each case. The dataset of DP_P_PULL:04-01 has a route that says async.
 func TestConformanceKit(t *testing.T) {
 	t.Parallel()
 	kit := newConformanceKit(t)
 	g := startGateway(t, config{
-		app:  kit.controlPlane() + asyncRoute("8b088b47-daa5-4d02-94ee-c64d2bf33f6e"),
+		app:  kit.controlPlane() + asyncRoute("8b088b47-daa5-4d02-94ee-c64d2bf33f6e") + "\nconsumer {\nrenew never\n}\n",
 		site: "edr_auth {\nany_dataset\nignore_source_address\n}\nreverse_proxy " + newBackend(t, "weather").address(),
 	})
 	for _, c := range []struct {
@@ -36,6 +36,12 @@ func TestConformanceKit(t *testing.T) {
 		states []string // each is waited for, in this order
 		renew  func(t *testing.T, g *gateway, w *testkit.Wallet, e edr)
 	}{
+		{"DP_C_HTTP_PULL:01-01", []string{"STARTED"}, nil},
+		{"DP_C_HTTP_PULL:02-01", nil, nil},
+		{"DP_C_PULL:01-01", []string{"STARTED"}, nil},
+		{"DP_C_PULL:01-02", []string{"TERMINATED"}, nil},
+		{"DP_C_PULL:02-01", []string{"SUSPENDED", "STARTED"}, nil},
+		{"DP_C_PULL:02-02", []string{"SUSPENDED", "TERMINATED"}, nil},
 		{"DP_P_PULL:01-01", []string{"STARTED", "COMPLETED"}, nil},
 		{"DP_P_PULL:01-02", []string{"STARTED", "TERMINATED"}, nil},
 		{"DP_P_PULL:02-01", []string{"SUSPENDED", "STARTED"}, nil},
@@ -148,18 +154,22 @@ type kitAnswer struct {
 // flowInPath is the flow id in the path of a recorded message.
 var flowInPath = regexp.MustCompile(`^/dataflows/[^/]+/`)
 
-// replay sends the messages of a case. It returns the answer to its start and the states that it waited for.
+// replay sends the messages of a case. It returns the answer to its start or prepare, and the states that it waited for.
 func (k *conformanceKit) replay(t *testing.T, g *gateway, id string) (kitAnswer, []string) {
 	t.Helper()
 	var start kitAnswer
 	var states []string
 	wire := filepath.Join(moduleRoot, "signaling", "testdata", "wire")
-	files, err := filepath.Glob(filepath.Join(wire, "dps-tck", strings.ReplaceAll(id, ":", "-")+"--*.json"))
+	folder := "dps-tck"
+	if strings.HasPrefix(id, "DP_C") {
+		folder = "dps-tck-consumer"
+	}
+	files, err := filepath.Glob(filepath.Join(wire, folder, strings.ReplaceAll(id, ":", "-")+"--*.json"))
 	if err != nil || len(files) < 2 {
 		t.Fatalf("recordings of %s: %v, %v", id, files, err)
 	}
 	for _, file := range files {
-		message := recordedExchange(t, "dps-tck/"+filepath.Base(file))
+		message := recordedExchange(t, folder+"/"+filepath.Base(file))
 		// The kit goes on with the flow id that the start was answered with.
 		message.Path = flowInPath.ReplaceAllLiteralString(message.Path, "/dataflows/"+start.DataFlowID+"/")
 		switch operation := path.Base(message.Path); operation {
@@ -175,6 +185,19 @@ func (k *conformanceKit) replay(t *testing.T, g *gateway, id string) (kitAnswer,
 			if asynchronous {
 				start.DataAddress = k.awaitStarted(t, start.DataFlowID)
 			}
+		case "prepare":
+			message.Body = replaceAll(t, message.Body, "did:web:localhost%3A9600", g.did, "did:web:localhost%3A8083", k.did)
+			start = k.send(t, g, message)
+			if start.State != "PREPARED" || start.DataFlowID == "" || start.DataAddress != nil {
+				t.Fatalf("the prepare is answered with state %q, flow %q, %d members of an address",
+					start.State, start.DataFlowID, len(start.DataAddress))
+			}
+		case "started":
+			if message.Answer.Status/100 != 2 {
+				k.sendRefused(t, g, message)
+				continue
+			}
+			k.send(t, g, message)
 		case "resume":
 			again := k.send(t, g, message)
 			if again.State != "STARTED" {
@@ -242,8 +265,16 @@ func wantStatusMessage(t testing.TB, body, flow string) {
 	}
 }
 
-// send sends a message as the kit does, and wants any success.
-func (k *conformanceKit) send(t *testing.T, g *gateway, message exchange) kitAnswer {
+// sendRefused sends a message and wants to hear that it is wrong.
+func (k *conformanceKit) sendRefused(t *testing.T, g *gateway, message exchange) {
+	t.Helper()
+	got := k.exchange(t, g, message)
+	if got.status/100 != 4 {
+		t.Fatalf("%s %s: status %d: %s", message.Method, message.Path, got.status, got.body)
+	}
+}
+
+func (k *conformanceKit) exchange(t *testing.T, g *gateway, message exchange) reply {
 	t.Helper()
 	request, err := http.NewRequest(message.Method, "http://"+g.signaling+message.Path, strings.NewReader(message.Body))
 	if err != nil {
@@ -253,7 +284,13 @@ func (k *conformanceKit) send(t *testing.T, g *gateway, message exchange) kitAns
 	if message.ContentType != "" {
 		request.Header.Set("Content-Type", message.ContentType)
 	}
-	got := send(t, g.client, request)
+	return send(t, g.client, request)
+}
+
+// send sends a message as the kit does, and wants any success.
+func (k *conformanceKit) send(t *testing.T, g *gateway, message exchange) kitAnswer {
+	t.Helper()
+	got := k.exchange(t, g, message)
 	if got.status/100 != 2 {
 		t.Fatalf("%s %s: status %d: %s", message.Method, message.Path, got.status, got.body)
 	}
@@ -261,7 +298,7 @@ func (k *conformanceKit) send(t *testing.T, g *gateway, message exchange) kitAns
 	if got.body == "" {
 		return answer
 	}
-	err = json.Unmarshal([]byte(got.body), &answer)
+	err := json.Unmarshal([]byte(got.body), &answer)
 	if err != nil {
 		t.Fatalf("%s %s: %v: %s", message.Method, message.Path, err, got.body)
 	}

@@ -176,7 +176,8 @@ type exchange struct {
 	ContentType string `json:"contentType"`
 	Body        string `json:"body"`
 	Answer      struct {
-		Body string `json:"body"`
+		Status int    `json:"status"`
+		Body   string `json:"body"`
 	} `json:"answer"`
 }
 

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -67,7 +68,10 @@ func newGateway(t *testing.T, routes ...Route) *gateway {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := New(Config{Flows: core, Access: anybody(t), Serving: func() *Serving { return serving }, CheckSource: anySource, DID: ourDID})
+	transfers, _ := newTransfers(t, ourDID, DefaultControlPlane)
+	h, err := New(Config{
+		Flows: core, Received: transfers, Access: anybody(t), Serving: func() *Serving { return serving }, CheckSource: anySource, DID: ourDID,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,8 +154,38 @@ func (g *gateway) wantState(flow, state string) {
 	}
 }
 
-// TestConformanceKit has the cases of the DPS conformance kit (dps-tck 1.2) for a provider's pull data plane, as far as
-// they need no renewal endpoint.
+// prepare is answered with the transfer, and without a data address.
+func (g *gateway) prepare(profile string) string {
+	g.t.Helper()
+	status, a := g.send(http.MethodPost, "/dataflows/prepare", kitStart(profile))
+	if status/100 != 2 || a.State != "PREPARED" || a.DataAddress != nil || a.DataFlowID == "" {
+		g.t.Fatalf("prepare: status %d, %+v", status, a)
+	}
+	return a.DataFlowID
+}
+
+// kitStarted is the kit's started with a data address of its own, without some of the properties.
+func kitStarted(without ...string) string {
+	var properties []any
+	for _, p := range [][2]string{
+		{"authorization", "token"},
+		{"authType", "bearer"},
+		{"refreshToken", "refresh"},
+		{"expiresIn", "300"},
+		{"refreshEndpoint", "https://provider.example.com/authorization/refresh"},
+	} {
+		if !slices.Contains(without, p[0]) {
+			properties = append(properties, map[string]any{"name": p[0], "value": p[1]}) // the kit's have no @type
+		}
+	}
+	return message(map[string]any{"messageId": "m-2", "dataAddress": map[string]any{
+		"@type": "DataAddress", "endpoint": "https://provider.example.com/data", "endpointType": profilePull,
+		"endpointProperties": properties,
+	}}, nil)
+}
+
+// TestConformanceKit has the cases of the DPS conformance kit (dps-tck 1.2) for a pull data plane, a provider's and a
+// consumer's, as far as they need no renewal endpoint.
 func TestConformanceKit(t *testing.T) {
 	const messageID = `{"messageId":"m-2"}`
 	t.Run("DP_P_PULL:01-01", func(t *testing.T) {
@@ -204,6 +238,55 @@ func TestConformanceKit(t *testing.T) {
 		testkit.Eventually(t, "the callback", func() bool { return kit.got("/transfers/process-of-the-kit/dataflow/started") != "" })
 		g.wantState(a.DataFlowID, "STARTED")
 		wantSchemaValid(t, kit.got("/transfers/process-of-the-kit/dataflow/started"), a.DataFlowID)
+	})
+	t.Run("DP_C_PULL:01-01", func(t *testing.T) {
+		g := newGateway(t)
+		flow := g.prepare("http-pull")
+		g.step(flow, "started", messageID)
+		g.wantState(flow, "STARTED")
+	})
+	t.Run("DP_C_PULL:01-02", func(t *testing.T) {
+		g := newGateway(t)
+		flow := g.prepare("http-pull")
+		g.step(flow, "started", messageID)
+		g.step(flow, "terminate", `{"messageId":"m-3","reason":"any"}`)
+		g.wantState(flow, "TERMINATED")
+	})
+	t.Run("DP_C_PULL:02-01", func(t *testing.T) {
+		g := newGateway(t)
+		flow := g.prepare("http-pull")
+		g.step(flow, "started", messageID)
+		g.step(flow, "suspend", `{"messageId":"m-3"}`)
+		g.wantState(flow, "SUSPENDED")
+		again := g.step(flow, "resume", `{"messageId":"m-4"}`)
+		if again.State != "STARTED" || again.DataAddress != nil {
+			t.Fatalf("resume: %+v", again)
+		}
+		g.wantState(flow, "STARTED")
+	})
+	t.Run("DP_C_PULL:02-02", func(t *testing.T) {
+		g := newGateway(t)
+		flow := g.prepare("http-pull")
+		g.step(flow, "started", messageID)
+		g.step(flow, "suspend", `{"messageId":"m-3"}`)
+		g.wantState(flow, "SUSPENDED")
+		g.step(flow, "terminate", `{"messageId":"m-4","reason":"any"}`)
+		g.wantState(flow, "TERMINATED")
+	})
+	t.Run("DP_C_HTTP_PULL:01-01", func(t *testing.T) {
+		g := newGateway(t)
+		flow := g.prepare(profilePull)
+		g.step(flow, "started", kitStarted())
+		g.wantState(flow, "STARTED")
+	})
+	t.Run("DP_C_HTTP_PULL:02-01", func(t *testing.T) {
+		g := newGateway(t)
+		flow := g.prepare(profilePull)
+		status, _ := g.send(http.MethodPost, "/dataflows/"+flow+"/started", kitStarted("refreshToken", "expiresIn", "refreshEndpoint"))
+		if status/100 != 4 {
+			t.Fatalf("started: status %d", status)
+		}
+		g.wantState(flow, "PREPARED")
 	})
 	t.Run("DP_P_HTTP_PULL:01-01 start", func(t *testing.T) {
 		g := newGateway(t)

@@ -33,18 +33,30 @@ var pullProfiles = map[string]struct{}{
 }
 
 func (d dps) readStart(body []byte, x *exchange) (*startMessage, error) {
+	read, request, err := d.readFlow(body, x)
+	if err != nil {
+		return nil, err
+	}
+	if read.present("dataAddress") {
+		return nil, invalid("a pull start must not have a dataAddress") // DPS §1.2
+	}
+	return &startMessage{request: *request}, nil
+}
+
+// readFlow reads what start and prepare have in common.
+func (d dps) readFlow(body []byte, x *exchange) (*dpsReader, *tokens.StartRequest, error) {
 	m, err := strictjson.Parse(body, maxDepth)
 	if errors.Is(err, strictjson.ErrNotObject) && bytes.HasPrefix(bytes.TrimSpace(body), []byte("[")) {
-		return nil, errForClassic // the expanded form of JSON-LD
+		return nil, nil, errForClassic // the expanded form of JSON-LD
 	}
 	if err != nil {
-		return nil, errNotJSON.because(err)
+		return nil, nil, errNotJSON.because(err)
 	}
 	if m.Has("@context") || m.Has("@type") {
-		return nil, errForClassic
+		return nil, nil, errForClassic
 	}
-	read := dpsReader{m: m}
-	request := tokens.StartRequest{
+	read := &dpsReader{m: m}
+	request := &tokens.StartRequest{
 		Dialect:   tokens.DPS,
 		MessageID: read.text("messageId"),
 		ProcessID: read.text("processId"),
@@ -62,23 +74,20 @@ func (d dps) readStart(body []byte, x *exchange) (*startMessage, error) {
 	own := read.text("participantId")
 	transferType := read.text("transferType")
 	if read.err != nil {
-		return nil, read.err
+		return nil, nil, read.err
 	}
 	x.name(request.ProcessID)
 	if request.Profile == "" {
 		request.Profile = transferType // RC2, EDC 0.18
 	}
-	err = d.check(&request, own)
+	err = d.check(request, own)
 	if err != nil {
-		return nil, err
-	}
-	if read.present("dataAddress") {
-		return nil, invalid("a pull start must not have a dataAddress") // DPS §1.2
+		return nil, nil, err
 	}
 	// Only this profile promises that the consumer renews, and then it demands that it can (DPS token renewal profile).
 	request.ProfileRenews = request.Profile == profilePull
 	request.RenewalRequired = request.ProfileRenews
-	return &startMessage{request: request}, nil
+	return read, request, nil
 }
 
 func (d dps) check(r *tokens.StartRequest, own string) error {
@@ -166,7 +175,7 @@ func (d *dpsReader) list(name string) []string {
 
 // readNotice reads messageId and reason. A resume also has a processId and a dataAddress: EDC fills the first with a
 // random UUID and the second with the EDR of the last start, tokens in clear (observed on 0.18 and main). Neither is
-// looked at.
+// looked at where the flow is one that we serve.
 func (d dps) readNotice(body []byte) notice {
 	m, err := strictjson.Parse(body, maxDepth)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/edrgate/edrgate/consumer"
 	"github.com/edrgate/edrgate/tokens"
 )
 
@@ -22,6 +23,8 @@ type fixture struct {
 	flows   *fakeFlows
 	handler *Handler
 	log     *lockedBuffer
+
+	received *consumer.Cache // the EDRs of a consumer's side, if there is one
 
 	mu       sync.Mutex
 	observed []string

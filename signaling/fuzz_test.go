@@ -86,6 +86,27 @@ func FuzzDPSStart(f *testing.F) {
 	})
 }
 
+// FuzzDPSReceived: what a consumer's control plane may send.
+func FuzzDPSReceived(f *testing.F) {
+	seeds(f, dpsRoot)
+	f.Fuzz(func(t *testing.T, body []byte) {
+		if len(body) > maxBodyBytes {
+			return
+		}
+		c := dps{did: "did:web:localhost%3A9600"}
+		_, address, err := c.readStarted(body)
+		var object map[string]json.RawMessage
+		if err == nil && address != nil && (json.Unmarshal(address, &object) != nil || object == nil) {
+			t.Errorf("address %s", address)
+		}
+		x := &exchange{}
+		request, err := c.readPrepare(body, x)
+		if err == nil {
+			accepted(t, &startMessage{request: *request}, x)
+		}
+	})
+}
+
 func FuzzClassicStart(f *testing.F) {
 	seeds(f, classicRoot)
 	f.Fuzz(func(t *testing.T, body []byte) {

@@ -4,7 +4,8 @@
 // Two dialects are spoken: Data Plane Signaling, plain JSON below /dataflows, and the classic signaling of EDC up to 0.17
 // and of Tractus-X, JSON-LD below /v1/dataflows. Both drive the same state machine; a dialect only reads and writes
 // messages. What the gateway serves is a provider's pull: the control plane asks for a flow and gets an EDR (endpoint data
-// reference) that the consumer uses on its own.
+// reference) that the consumer uses on its own. With Received it serves a consumer's pull as well: the control plane brings the
+// EDR that a provider gave.
 //
 // Whoever may signal may create tokens, so a Handler belongs on a listener that only control planes reach.
 package signaling
@@ -12,6 +13,7 @@ package signaling
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -35,6 +37,10 @@ type Observer interface {
 // Config is what a Handler needs. Fields without a stated default are required.
 type Config struct {
 	Flows Flows
+
+	// Received keeps the transfers in which the participant is the consumer. Default: none, and prepare and started are
+	// refused.
+	Received Received
 
 	// Access tells who may signal.
 	Access Access
@@ -165,6 +171,7 @@ func New(c Config) (*Handler, error) {
 	return &Handler{
 		machine: machine{
 			flows:       c.Flows,
+			received:    c.Received,
 			serving:     c.Serving,
 			checkSource: c.CheckSource,
 			checkRoute:  c.CheckRoute,
@@ -245,6 +252,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case res.edr != nil:
 		status = answer.granted(w, x, res.edr)
+	case res.transfer != nil:
+		writeTransfer(w, x, res.transfer)
 	case res.flow != nil:
 		answer.status(w, x, res.flow)
 	default:
@@ -301,14 +310,14 @@ func (h *Handler) carryOut(ctx context.Context, x *exchange, body []byte) (*resu
 	case opCheck:
 		h.checked(x.caller)
 		return &result{outcome: string(tokens.Applied)}, nil
-	case opConsumer:
-		return nil, errConsumer
+	case opPrepare, opStarted:
+		return h.receive(ctx, x, body)
 	case opPutPlane:
 		return h.putPlane(ctx, x, body)
 	case opDelPlane:
 		return h.deletePlane(ctx, x)
 	case opStatus:
-		return h.machine.status(ctx, x.caller, x.flow)
+		return h.machine.status(ctx, x.dialect, x.caller, x.flow)
 	case opStart:
 		msg, err := c.readStart(body, x)
 		if err != nil {
@@ -319,7 +328,15 @@ func (h *Handler) carryOut(ctx context.Context, x *exchange, body []byte) (*resu
 	n := c.readNotice(body)
 	msg := tokens.Message{ProcessID: x.flow, MessageID: n.messageID, Dialect: x.dialect, Reason: n.reason}
 	if x.operation == opResume {
-		return h.machine.resume(ctx, x.caller, msg)
+		var address json.RawMessage
+		if h.machine.receives(x.dialect) {
+			var err error
+			_, address, err = dps{}.readStarted(body)
+			if err != nil {
+				return nil, err
+			}
+		}
+		return h.machine.resume(ctx, x.caller, msg, address)
 	}
 	return h.machine.end(ctx, x.operation, x.caller, msg)
 }

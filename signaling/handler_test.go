@@ -20,8 +20,8 @@ func TestPaths(t *testing.T) {
 		want target // zero: not ours
 	}{
 		{"/dataflows/start", target{tokens.DPS, opStart, "", ""}},
-		{"/dataflows/prepare", target{tokens.DPS, opConsumer, "", ""}},
-		{"/dataflows/tp-1/started", target{tokens.DPS, opConsumer, "tp-1", ""}},
+		{"/dataflows/prepare", target{tokens.DPS, opPrepare, "", ""}},
+		{"/dataflows/tp-1/started", target{tokens.DPS, opStarted, "tp-1", ""}},
 		{"/dataflows/tp-1/suspend", target{tokens.DPS, opSuspend, "tp-1", ""}},
 		{"/dataflows/tp-1/resume", target{tokens.DPS, opResume, "tp-1", ""}},
 		{"/dataflows/tp-1/terminate", target{tokens.DPS, opTerminate, "tp-1", ""}},
@@ -30,7 +30,7 @@ func TestPaths(t *testing.T) {
 		{"/v1/dataflows", target{tokens.Classic, opStart, "", ""}},
 		{"/v1/dataflows/", target{tokens.Classic, opStart, "", ""}},
 		{"/v1/dataflows/start", target{tokens.Classic, opStart, "", ""}},
-		{"/v1/dataflows/prepare", target{tokens.Classic, opConsumer, "", ""}},
+		{"/v1/dataflows/prepare", target{tokens.Classic, opPrepare, "", ""}},
 		{"/v1/dataflows/check", target{tokens.Classic, opCheck, "", ""}},
 		{"/v1/dataflows/tp-1/start", target{tokens.Classic, opStart, "tp-1", ""}},
 		{"/v1/dataflows/tp-1/suspend", target{tokens.Classic, opSuspend, "tp-1", ""}},

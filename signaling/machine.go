@@ -2,6 +2,7 @@ package signaling
 
 import (
 	"context"
+	"encoding/json"
 	"log/slog"
 	"net/http"
 
@@ -29,6 +30,7 @@ var _ Flows = (*tokens.Service)(nil)
 // signaling has a part of them.
 type machine struct {
 	flows       Flows
+	received    Received // nil: this data plane serves providers only
 	serving     func() *Serving
 	checkSource func(*tokens.Source) error
 	checkRoute  func(route string, f *routing.Facts) error
@@ -40,6 +42,9 @@ type result struct {
 	outcome string
 	edr     *tokens.EDR  // of start and resume
 	flow    *tokens.Flow // of status
+
+	// transfer is what a consumer's prepare or resume is answered with.
+	transfer *tokens.Flow
 
 	// warn says that the message did not find what its sender believes is there.
 	warn bool
@@ -92,14 +97,15 @@ func (m *machine) start(ctx context.Context, caller tokens.Caller, msg *startMes
 		return nil, err
 	}
 
-	done, ok := m.turns.take(ctx, caller)
-	if !ok {
-		return nil, &refusal{
-			status: http.StatusServiceUnavailable, outcome: outcomeBusy, text: textUnavailable,
-			detail: "too many starts of this control plane at once",
-		}
+	done, err := m.turn(ctx, caller)
+	if err != nil {
+		return nil, err
 	}
 	defer done()
+	err = m.notUsed(ctx, caller, &request)
+	if err != nil {
+		return nil, err
+	}
 	edr, err := m.flows.Start(ctx, caller, request)
 	if err != nil {
 		return nil, refusalOf(err, true)
@@ -107,6 +113,18 @@ func (m *machine) start(ctx context.Context, caller tokens.Caller, msg *startMes
 	r := granted(edr)
 	r.ignoredSource = msg.address != nil && !at.usesSource
 	return r, nil
+}
+
+// turn waits until the caller may create another flow. If there is no error, the function must be called at its end.
+func (m *machine) turn(ctx context.Context, caller tokens.Caller) (func(), error) {
+	done, ok := m.turns.take(ctx, caller)
+	if !ok {
+		return nil, &refusal{
+			status: http.StatusServiceUnavailable, outcome: outcomeBusy, text: textUnavailable,
+			detail: "too many starts of this control plane at once",
+		}
+	}
+	return done, nil
 }
 
 // admit decides whether a source address may be used. It is looked at here because a refusal now ends the transfer with a
@@ -143,7 +161,17 @@ func (m *machine) admitRoute(route string, f *routing.Facts) error {
 	return nil
 }
 
-func (m *machine) resume(ctx context.Context, caller tokens.Caller, msg tokens.Message) (*result, error) {
+// resume carries out a resume. address is the EDR that it brings, if the flow is one that we use.
+func (m *machine) resume(ctx context.Context, caller tokens.Caller, msg tokens.Message, address json.RawMessage) (*result, error) {
+	if m.receives(msg.Dialect) {
+		flow, repeated, err := m.received.Resume(ctx, caller, msg, address)
+		if err == nil {
+			return received(flow, repeated), nil
+		}
+		if !elsewhere(err) {
+			return nil, refusalOf(err, false)
+		}
+	}
 	edr, err := m.flows.Resume(ctx, caller, msg)
 	if err != nil {
 		return nil, refusalOf(err, false)
@@ -165,7 +193,15 @@ func (m *machine) end(ctx context.Context, op operation, caller tokens.Caller, m
 	case opComplete:
 		act = m.flows.Complete
 	}
-	ending, err := act(ctx, caller, msg)
+	ending, known, err := m.endReceived(ctx, op, caller, msg)
+	if err != nil {
+		// Whose side it is about cannot be told. If it is a flow that we serve, it ends here and now all the same.
+		_, _ = act(ctx, caller, msg)
+		return nil, refusalOf(err, false)
+	}
+	if !known {
+		ending, err = act(ctx, caller, msg)
+	}
 	if err != nil {
 		return nil, refusalOf(err, false)
 	}
@@ -189,7 +225,16 @@ func refusedSuspend(o tokens.Outcome) *refusal {
 	return &refusal{status: http.StatusNotFound, outcome: string(o), text: textUnknown}
 }
 
-func (m *machine) status(ctx context.Context, caller tokens.Caller, id string) (*result, error) {
+func (m *machine) status(ctx context.Context, d tokens.Dialect, caller tokens.Caller, id string) (*result, error) {
+	if m.receives(d) {
+		flow, err := m.received.Status(ctx, caller, id)
+		if err == nil {
+			return &result{outcome: string(tokens.Applied), flow: flow}, nil
+		}
+		if !elsewhere(err) {
+			return nil, refusalOf(err, false)
+		}
+	}
 	flow, err := m.flows.Status(ctx, caller, id)
 	if err != nil {
 		return nil, refusalOf(err, false)

@@ -21,7 +21,8 @@ const (
 	opComplete  operation = "complete"
 	opStatus    operation = "status"
 	opCheck     operation = "check"                // is the data plane there? (EDC data plane selector)
-	opConsumer  operation = "consumer"             // prepare and started: the consumer's side of a flow
+	opPrepare   operation = "prepare"              // of a consumer's transfer
+	opStarted   operation = "started"              // of a consumer's transfer, with the provider's EDR
 	opPutPlane  operation = "put_control_plane"    // a control plane registers itself (DPS §1.1)
 	opDelPlane  operation = "delete_control_plane" // and takes that back
 	opUnknown   operation = "unknown"              // below our path, but nothing the protocol knows
@@ -66,7 +67,7 @@ const (
 // flowOperations are the operations on one flow, by the last segment of the path.
 var flowOperations = map[tokens.Dialect]map[string]operation{
 	tokens.DPS: {
-		"started":   opConsumer,
+		"started":   opStarted,
 		"suspend":   opSuspend,
 		"resume":    opResume,
 		"terminate": opTerminate,
@@ -172,7 +173,7 @@ func classify(d tokens.Dialect, segments []string) target {
 		case segments[0] == "start":
 			return target{dialect: d, operation: opStart}
 		case segments[0] == "prepare":
-			return target{dialect: d, operation: opConsumer}
+			return target{dialect: d, operation: opPrepare}
 		case segments[0] == "check" && d == tokens.Classic:
 			return target{dialect: d, operation: opCheck}
 		}

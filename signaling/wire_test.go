@@ -154,6 +154,8 @@ func replay(t *testing.T, x *fixture, source string, rec recording) answer {
 			t.Errorf("%s: status %d, text %q, want %q", where, a.Code, a.text(), text)
 		}
 		return a
+	case x.received != nil && (operation == "prepare" || x.ofConsumer(rec)):
+		return replayReceived(t, x, where, rec)
 	case operation == "prepare" || operation == "started":
 		// A consumer's control plane addressed the wrong data plane: it is told so, and no flow comes of it.
 		before := len(x.flows.flows)

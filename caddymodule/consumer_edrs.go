@@ -1,0 +1,248 @@
+package caddymodule
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/edrgate/edrgate/authserver"
+	"github.com/edrgate/edrgate/consumer"
+	"github.com/edrgate/edrgate/internal/dial"
+	"github.com/edrgate/edrgate/store"
+	"github.com/edrgate/edrgate/tokens"
+)
+
+// consuming is what a participant that uses data of others has before the store is open.
+type consuming struct {
+	*Consumer
+	signer   consumer.Signer // nil: nothing is renewed
+	renewals *http.Transport // to refresh endpoints
+	data     *http.Transport // to endpoints
+	own      *http.Transport // to services of our own: Secure Token Service, wallet
+}
+
+// providerWait bounds the wait for the headers of a provider's answer to a data request.
+const providerWait = 60 * time.Second
+
+func (p *participant) newConsuming(replacer *caddy.Replacer) (*consuming, error) {
+	if p.Consumer == nil {
+		return nil, nil
+	}
+	err := p.Consumer.check(p.DID)
+	if err != nil {
+		return nil, err
+	}
+	allowed := make([]netip.Prefix, 0, len(p.Consumer.AllowAddresses))
+	for _, address := range p.Consumer.AllowAddresses {
+		network, err := parseNetwork(address)
+		if err != nil {
+			return nil, fmt.Errorf("allow_addresses: %w", err)
+		}
+		allowed = append(allowed, network)
+	}
+	if len(p.Consumer.AllowHTTP) > 0 {
+		p.logger.Warn("tokens of some providers travel in clear, by plain http", "hosts", p.Consumer.AllowHTTP)
+	}
+	c := &consuming{Consumer: p.Consumer}
+	c.renewals, err = checkedTransport(allowed, 0)
+	if err != nil {
+		return nil, err
+	}
+	c.data, err = checkedTransport(allowed, providerWait)
+	if err != nil {
+		return nil, err
+	}
+	// The operator named these hosts, so they may be in the inner network. Metadata services stay out of reach.
+	c.own, err = checkedTransport([]netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}, 0)
+	if err != nil {
+		return nil, err
+	}
+	c.signer, err = p.proofSigner(c.own, replacer)
+	return c, err
+}
+
+func checkedTransport(allowed []netip.Prefix, wait time.Duration) (*http.Transport, error) {
+	guard, err := dial.NewGuard(dial.Config{AllowAddresses: allowed, DenyEndpoints: adminEndpoints()})
+	if err != nil {
+		return nil, err
+	}
+	return dial.NewTransport(dial.TransportConfig{Guard: guard, ResponseHeaderTimeout: wait})
+}
+
+// proofSigner returns what signs the proofs of renewals; nil: nothing does.
+func (p *participant) proofSigner(transport http.RoundTripper, replacer *caddy.Replacer) (consumer.Signer, error) {
+	c := p.Consumer
+	switch {
+	case c.KeyID != "":
+		key, err := p.keyOfProofs(replacer)
+		if err != nil {
+			return nil, fmt.Errorf("key: %w", err)
+		}
+		return consumer.NewKeySigner(consumer.KeySignerConfig{Key: key, KeyID: c.KeyID})
+	case c.TokenService != nil:
+		return p.serviceSigner(transport, replacer)
+	case c.Wallet != nil:
+		return p.walletSigner(transport, replacer)
+	}
+	return nil, nil
+}
+
+func (p *participant) keyOfProofs(replacer *caddy.Replacer) (crypto.Signer, error) {
+	if p.Consumer.Key == "" {
+		return p.proofKey, nil
+	}
+	data, err := readKey(replacer, p.Consumer.Key)
+	if err != nil {
+		return nil, err
+	}
+	return tokens.ParseKey(data)
+}
+
+func (p *participant) serviceSigner(transport http.RoundTripper, replacer *caddy.Replacer) (consumer.Signer, error) {
+	url := p.Consumer.TokenService.TokenURL
+	client, err := p.Consumer.TokenService.replaced(p, replacer)
+	if err == nil {
+		err = replaceSettings(replacer, []setting{{"token_url", &url}})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("sts: %w", err)
+	}
+	return consumer.NewTokenService(consumer.TokenServiceConfig{
+		TokenURL: url, ClientID: client.ClientID, ClientSecret: tokens.Secret(client.ClientSecret), Transport: transport,
+	})
+}
+
+func (p *participant) walletSigner(transport http.RoundTripper, replacer *caddy.Replacer) (consumer.Signer, error) {
+	w := *p.Consumer.Wallet
+	client, err := w.replaced(p, replacer)
+	if err == nil {
+		err = replaceSettings(replacer, []setting{{"url", &w.URL}, {"token_url", &w.TokenURL}, {"scope", &w.Scope}})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("wallet: %w", err)
+	}
+	return consumer.NewWallet(consumer.WalletConfig{
+		URL: w.URL, Transport: transport,
+		Tokens: authserver.New(authserver.Config{Transport: transport}),
+		Grant: authserver.Grant{
+			Endpoint: w.TokenURL, ClientID: client.ClientID, ClientSecret: tokens.Secret(client.ClientSecret), Scope: w.Scope,
+		},
+	})
+}
+
+// close closes connections that are not in use.
+func (c *consuming) close() {
+	if c == nil {
+		return
+	}
+	for _, transport := range []*http.Transport{c.renewals, c.data, c.own} {
+		transport.CloseIdleConnections()
+	}
+}
+
+// edrs are the EDRs that other companies gave to a participant, and what renews and uses them.
+type edrs struct {
+	cache     *consumer.Cache
+	transfers *consumer.Transfers
+	renewer   *consumer.Renewer
+	transport *consumer.Transport
+
+	ahead    bool // tokens are renewed ahead of their end
+	observer *consumerObserver
+}
+
+// errNoConsumer is the error of EDRs where the participant keeps none.
+var errNoConsumer = errors.New("the participant has no block `consumer { … }`: it keeps no EDRs of other companies")
+
+// EDRs returns what keeps the participant's EDRs, opening the store if Start has not done so yet. An error other than
+// errNoConsumer means "cannot tell": 503.
+func (p *participant) EDRs() (*edrs, error) {
+	if p.Consumer == nil {
+		return nil, errNoConsumer
+	}
+	kept := p.edrs.Load()
+	if kept != nil {
+		return kept, nil
+	}
+	err := p.app.open()
+	if err != nil {
+		return nil, err
+	}
+	return p.edrs.Load(), nil
+}
+
+// openEDRs builds what keeps EDRs over an open store; nil: the participant keeps none.
+func (p *participant) openEDRs(s store.Store) (*edrs, error) {
+	c := p.consuming
+	if c == nil {
+		return nil, nil
+	}
+	e := &edrs{ahead: c.signer != nil && c.Renew != renewOnUse, observer: p.observer.consumer}
+	var err error
+	e.cache, err = consumer.New(consumer.Config{
+		Participant: p.name, DID: p.DID, Store: s, Sealer: p.config.Keys.Sealer(), AllowHTTP: c.AllowHTTP,
+		EndedTTL: time.Duration(p.app.TombstoneTTL), Observer: e.observer, Logger: p.logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	e.transfers, err = p.newTransfers(e.cache)
+	if err != nil {
+		return nil, err
+	}
+	e.renewer, err = consumer.NewRenewer(consumer.RenewerConfig{Cache: e.cache, Signer: c.signer, Transport: c.renewals})
+	if err != nil {
+		return nil, err
+	}
+	e.transport, err = consumer.NewTransport(consumer.TransportConfig{Renewer: e.renewer, Base: c.data, MaxReplayBytes: c.ReplayBody})
+	if err != nil {
+		e.renewer.Close()
+		return nil, err
+	}
+	return e, nil
+}
+
+// countInterval is how often the EDRs are counted for the metrics.
+const countInterval = time.Minute
+
+// run does the background work until ctx ends.
+func (e *edrs) run(ctx context.Context) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		e.count(ctx)
+	}()
+	if e.ahead {
+		e.renewer.Run(ctx)
+	}
+	<-done
+}
+
+func (e *edrs) count(ctx context.Context) {
+	ticker := time.NewTicker(countInterval)
+	defer ticker.Stop()
+	for {
+		count, err := e.cache.Count(ctx)
+		if err == nil { // otherwise the numbers stay; the store reports its own trouble
+			e.observer.EDRs(count)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// close ends the renewals that are going on.
+func (e *edrs) close() {
+	if e != nil {
+		e.renewer.Close()
+	}
+}
