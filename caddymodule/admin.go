@@ -121,13 +121,9 @@ func (o *operator) serve(w http.ResponseWriter, r *http.Request) error {
 // adminPath returns the segments below the root, each decoded on its own: the id of a flow may hold any character but
 // a slash.
 func adminPath(u *url.URL) ([]string, error) {
-	parts := strings.Split(strings.TrimSuffix(strings.TrimPrefix(u.EscapedPath(), adminRoot), "/"), "/")
-	for i, part := range parts {
-		decoded, err := url.PathUnescape(part)
-		if err != nil {
-			return nil, errors.New("the path is not well encoded")
-		}
-		parts[i] = decoded
+	parts, err := splitPath(strings.TrimSuffix(strings.TrimPrefix(u.EscapedPath(), adminRoot), "/"))
+	if err != nil {
+		return nil, errors.New("the path is not well encoded")
 	}
 	return parts, nil
 }

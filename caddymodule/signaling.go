@@ -181,13 +181,19 @@ func (h *Signaling) checkListeners(ctx caddy.Context) error {
 	return nil
 }
 
-func checkLoopback(listen string) error {
+// isOwnMachine reports whether only this machine can reach a listener.
+func isOwnMachine(listen string) (bool, error) {
 	address, err := caddy.ParseNetworkAddress(listen)
 	if err != nil {
-		return fmt.Errorf("listener %s: %w", listen, err)
+		return false, fmt.Errorf("listener %s: %w", listen, err)
 	}
-	if address.IsUnixNetwork() || address.IsFdNetwork() || isLoopback(address.Host) {
-		return nil
+	return address.IsUnixNetwork() || address.IsFdNetwork() || isLoopback(address.Host), nil
+}
+
+func checkLoopback(listen string) error {
+	own, err := isOwnMachine(listen)
+	if err != nil || own {
+		return err
 	}
 	return fmt.Errorf("listener %s can be reached from other machines, and nobody is asked who he is: "+
 		"write `auth bearer`, `auth oauth2`, `auth mtls`, `auth network` or, if you must, `auth none insecure`, or bind it to 127.0.0.1", listen)
