@@ -1,0 +1,444 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/edrgate/edrgate/consumer"
+	"github.com/edrgate/edrgate/internal/strictjson"
+	"github.com/edrgate/edrgate/oauth"
+)
+
+func init() {
+	caddy.RegisterModule(new(Egress))
+	httpcaddyfile.RegisterHandlerDirective("edr_egress", func(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+		handler := new(Egress)
+		return handler, handler.UnmarshalCaddyfile(h.Dispenser)
+	})
+	httpcaddyfile.RegisterDirectiveOrder("edr_egress", httpcaddyfile.Before, "reverse_proxy")
+}
+
+// Egress sends the requests of local clients to other companies' data planes, with the tokens of the EDRs that a
+// participant was given. It renews a token that has expired, and one that the data plane refuses, and sends the request
+// again. Requests and answers stream.
+//
+//	/{transfer process id}/…                   goes below the endpoint of the transfer's EDR
+//	/-/…?asset=<id>[&provider=<id>]            goes to the only EDR of an asset; both parameters are not sent on
+//	POST /aas/request                          the consumer proxy of Tractus-X EDC: says in its body what to GET
+//
+// The client's own credentials and cookies, and what tells of the network it is in, are not forwarded.
+type Egress struct {
+	EDRDoor
+
+	// Prefix is the path below which all this lies. Default: /, all paths of the site.
+	Prefix string `json:"prefix,omitempty"`
+}
+
+// CaddyModule returns the Caddy module information.
+func (*Egress) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.edr_egress", New: func() caddy.Module { return new(Egress) }}
+}
+
+// Provision takes the participant and reads the API keys.
+func (h *Egress) Provision(ctx caddy.Context) error {
+	h.Prefix = orDefault(h.Prefix, "/")
+	err := checkPrefixes("prefix", []string{h.Prefix})
+	if err != nil {
+		return err
+	}
+	return h.provision(ctx, "edr_egress")
+}
+
+const (
+	bySelection  = "-" // in place of an id
+	proxyRequest = "/aas/request"
+)
+
+// ServeHTTP sends a request on. Paths outside of the prefix go on to the next handler.
+func (h *Egress) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	path, inside := below(h.Prefix, r.URL.EscapedPath())
+	if !inside {
+		return next.ServeHTTP(w, r)
+	}
+	if !h.admit(w, r) {
+		return nil
+	}
+	kept := h.opened(w)
+	if kept == nil {
+		return nil
+	}
+	var to *outgoing
+	var refusal *oauth.Refusal
+	if r.Method == http.MethodPost && path == proxyRequest {
+		to, refusal = kept.proxyRequest(w, r)
+	} else {
+		to, refusal = kept.addressed(r, path)
+	}
+	if refusal != nil {
+		h.refuse(w, *refusal)
+		return nil
+	}
+	h.send(w, kept, to)
+	return nil
+}
+
+// outgoing is a request for a data plane; its URL has no host.
+type outgoing struct {
+	*http.Request
+	id string // of the EDR
+}
+
+func badRequest(format string, args ...any) *oauth.Refusal {
+	return &oauth.Refusal{Status: http.StatusBadRequest, Message: fmt.Sprintf(format, args...)}
+}
+
+// addressed reads a request that names its EDR in its path.
+func (e *edrs) addressed(r *http.Request, path string) (*outgoing, *oauth.Refusal) {
+	first, rest, more := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	if more {
+		rest = "/" + rest
+	}
+	id, err := url.PathUnescape(first)
+	if err != nil || id == "" {
+		return nil, &oauth.Refusal{Status: http.StatusNotFound, Message: "the path must begin with the id of a transfer process"}
+	}
+	query := r.URL.RawQuery
+	if id == bySelection {
+		var q consumer.Query
+		query, err = takeSelection(query, &q)
+		if err != nil {
+			return nil, badRequest("%v", err)
+		}
+		var refusal *oauth.Refusal
+		id, refusal = e.only(r.Context(), q, http.StatusNotFound)
+		if refusal != nil {
+			return nil, refusal
+		}
+	}
+	decoded, err := url.PathUnescape(rest)
+	if err != nil {
+		return nil, badRequest("the path is not well encoded")
+	}
+	out := r.WithContext(r.Context())
+	out.URL = &url.URL{Path: decoded, RawPath: rest, RawQuery: query}
+	out.Header = egressHeader(r.Header)
+	out.Trailer, out.TransferEncoding = nil, nil
+	if r.ContentLength == 0 {
+		out.Body = http.NoBody
+	}
+	return &outgoing{out, id}, nil
+}
+
+// takeSelection takes asset and provider out of a query, and returns the rest as it was written.
+func takeSelection(query string, q *consumer.Query) (string, error) {
+	var rest []string
+	for pair := range strings.SplitSeq(query, "&") {
+		name, value, _ := strings.Cut(pair, "=")
+		var field *string
+		switch name {
+		case "asset":
+			field = &q.Asset
+		case "provider":
+			field = &q.Counterparty
+		default:
+			if pair != "" {
+				rest = append(rest, pair)
+			}
+			continue
+		}
+		decoded, err := url.QueryUnescape(value)
+		if err != nil || decoded == "" || *field != "" {
+			return "", fmt.Errorf("%s must be there once, well encoded and not empty", name)
+		}
+		*field = decoded
+	}
+	if q.Asset == "" {
+		return "", errors.New("asset is missing: /-/ takes the EDR of ?asset=<id>[&provider=<id>]")
+	}
+	return strings.Join(rest, "&"), nil
+}
+
+// only returns the one EDR that a selection has. Of several none is taken: they may be of different agreements.
+func (e *edrs) only(ctx context.Context, q consumer.Query, none int) (string, *oauth.Refusal) {
+	found, err := e.find(ctx, edrQuery{Query: q, limit: maxEntries})
+	if err != nil {
+		refusal := refusalOfEDR("", err)
+		return "", &refusal
+	}
+	switch len(found) {
+	case 0:
+		return "", &oauth.Refusal{Status: none, Message: "no EDR found for the asset"}
+	case 1:
+		return found[0].ID, nil
+	}
+	// As Tractus-X's consumer proxy has it (RFC 6585 §3).
+	return "", &oauth.Refusal{
+		Status:  http.StatusPreconditionRequired,
+		Message: fmt.Sprintf("%d EDRs found for the asset: say which by the provider, or by the id of the transfer process", len(found)),
+	}
+}
+
+const maxProxyRequestBytes = 64 << 10
+
+// proxyRequest reads a request to the consumer proxy of Tractus-X EDC, which always asks by GET.
+func (e *edrs) proxyRequest(w http.ResponseWriter, r *http.Request) (*outgoing, *oauth.Refusal) {
+	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxProxyRequestBytes))
+	if err != nil {
+		return nil, badRequest("the body could not be read, or is larger than %d bytes", maxProxyRequestBytes)
+	}
+	asked, err := parseProxyRequest(data)
+	if err != nil {
+		return nil, badRequest("%v", err)
+	}
+	id := asked.id
+	if id == "" {
+		var refusal *oauth.Refusal
+		id, refusal = e.only(r.Context(), asked.Query, http.StatusBadRequest)
+		if refusal != nil {
+			return nil, refusal
+		}
+	}
+	out := &http.Request{
+		Method: http.MethodGet, URL: asked.url, Header: egressHeader(r.Header), Body: http.NoBody,
+		Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
+	}
+	for name := range out.Header {
+		if strings.HasPrefix(name, "Content-") { // of the body that was read here
+			out.Header.Del(name)
+		}
+	}
+	return &outgoing{out.WithContext(r.Context()), id}, nil
+}
+
+// proxyAsk is what a body of the consumer proxy asks for.
+type proxyAsk struct {
+	consumer.Query
+	id  string
+	url *url.URL
+}
+
+func parseProxyRequest(data []byte) (*proxyAsk, error) {
+	m, err := strictjson.Parse(data, 0)
+	if err != nil {
+		return nil, fmt.Errorf("the body: %w", err)
+	}
+	p := &proxyAsk{url: new(url.URL)}
+	path := ""
+	fields := map[string]*string{
+		"transferProcessId": &p.id, "assetId": &p.Asset, "providerId": &p.Counterparty,
+		"pathSegments": &path, "queryParams": &p.url.RawQuery,
+	}
+	for name, raw := range m {
+		field, known := fields[name]
+		if !known {
+			return nil, fmt.Errorf("member %.40q is not known", name)
+		}
+		if string(raw) == "null" {
+			continue
+		}
+		*field, err = m.String(name)
+		if err != nil {
+			return nil, err
+		}
+	}
+	if p.id == "" && p.Asset == "" {
+		return nil, errors.New("transferProcessId is missing, and so is assetId")
+	}
+	if path != "" {
+		path = "/" + strings.TrimPrefix(path, "/")
+		p.url.Path, err = url.PathUnescape(path)
+		if err != nil {
+			return nil, errors.New("pathSegments is not well encoded")
+		}
+		p.url.RawPath = path
+	}
+	for _, c := range []byte(p.url.RawQuery) {
+		if c <= ' ' || c > '~' || c == '#' {
+			return nil, errors.New("queryParams is not well encoded")
+		}
+	}
+	return p, nil
+}
+
+// localHeaders are about the client, its credentials and its network, and no business of another company.
+var localHeaders = map[string]bool{
+	"Authorization": true, "Cookie": true, headerAPIKey: true, "Forwarded": true, "Via": true, "Origin": true, "Referer": true,
+}
+
+// egressHeader is what a data plane gets to see of a client's header.
+func egressHeader(in http.Header) http.Header {
+	out := make(http.Header, len(in))
+	named := connectionNamed(in)
+	for name, values := range in {
+		canonicalName := textproto.CanonicalMIMEHeaderKey(name)
+		if isConnectionHeader(canonicalName) || named[canonicalName] || localHeaders[canonicalName] ||
+			strings.HasPrefix(canonicalName, "X-Forwarded-") || strings.HasPrefix(canonicalName, "Sec-") || canonicalName == "X-Real-Ip" {
+			continue
+		}
+		out[canonicalName] = values
+	}
+	if len(out["User-Agent"]) == 0 {
+		out["User-Agent"] = []string{""} // net/http would add its own
+	}
+	return out
+}
+
+// connectionNamed are the headers that Connection makes ones of this connection only (RFC 9110 §7.6.1).
+func connectionNamed(h http.Header) map[string]bool {
+	named := map[string]bool{}
+	for _, line := range h["Connection"] {
+		for name := range strings.SplitSeq(line, ",") {
+			named[textproto.CanonicalMIMEHeaderKey(strings.TrimSpace(name))] = true
+		}
+	}
+	return named
+}
+
+// send sends a request and passes the answer on.
+func (h *Egress) send(w http.ResponseWriter, kept *edrs, to *outgoing) {
+	// An answer may begin before the request has ended. Where that cannot be had there is nothing to enable.
+	_ = http.NewResponseController(w).EnableFullDuplex()
+	answer, err := kept.transport.Send(to.Request, to.id)
+	if err != nil {
+		h.failSend(w, to, err)
+		return
+	}
+	res := answer.Response
+	defer res.Body.Close()
+	if res.StatusCode < http.StatusOK {
+		h.refuse(w, oauth.Refusal{Status: http.StatusBadGateway, Message: "the data plane changes the protocol"})
+		return
+	}
+	if answer.RenewalError != nil {
+		h.logger.Warn("EDR not renewed after its data plane refused the token", "edr", to.id, "error", answer.RenewalError)
+		if consumer.CodeOf(answer.RenewalError) == consumer.CodeUnavailable {
+			// The refusal may only mean that the token has expired: that is no "no".
+			h.refuse(w, refusalOfEDR(to.id, answer.RenewalError))
+			return
+		}
+	}
+	passOn(w, answer)
+}
+
+func (h *Egress) failSend(w http.ResponseWriter, to *outgoing, err error) {
+	var known *consumer.Error
+	if errors.As(err, &known) {
+		h.fail(w, to.id, err)
+		return
+	}
+	if to.Context().Err() != nil {
+		return // nobody is there to be answered
+	}
+	status := http.StatusBadGateway
+	var timeout net.Error
+	if errors.As(err, &timeout) && timeout.Timeout() {
+		status = http.StatusGatewayTimeout
+	}
+	h.logger.Error("data plane not reached", "edr", to.id, "status", status, "error", withoutURL(err))
+	h.refuse(w, oauth.Refusal{Status: status, Message: "the data plane of the EDR could not be reached"})
+}
+
+// withoutURL drops the URL of an error, whose query may hold a key of the provider.
+func withoutURL(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		return u.Err
+	}
+	return err
+}
+
+// foreignHeaders would set state, or give rights, at the name under which this site is known to its clients.
+func foreignHeaders(canonicalName string) bool {
+	switch canonicalName {
+	case "Alt-Svc", "Clear-Site-Data", "Set-Cookie", "Set-Cookie2", "Strict-Transport-Security", consumer.NotReplayedHeader:
+		return true
+	}
+	return strings.HasPrefix(canonicalName, "Access-Control-") || strings.HasPrefix(canonicalName, "X-Accel-")
+}
+
+// passOn streams an answer to the client.
+func passOn(w http.ResponseWriter, answer *consumer.Answer) {
+	res := answer.Response
+	header := w.Header()
+	named := connectionNamed(res.Header)
+	for name, values := range res.Header {
+		if name == "Content-Length" || !isConnectionHeader(name) && !named[name] && !foreignHeaders(name) {
+			header[name] = values
+		}
+	}
+	if answer.NotReplayed != "" {
+		header.Set(consumer.NotReplayedHeader, answer.NotReplayed)
+	}
+	if len(header["Content-Type"]) == 0 && hasContent(res) {
+		header["Content-Type"] = []string{"application/octet-stream"} // our own server would guess one
+	}
+	w.WriteHeader(res.StatusCode)
+	err := stream(w, res.Body)
+	if err != nil {
+		// What was sent so far must not pass for the whole (RFC 9112 §8).
+		panic(http.ErrAbortHandler)
+	}
+	for name, values := range res.Trailer {
+		if !foreignHeaders(name) && !isConnectionHeader(name) {
+			header[http.TrailerPrefix+name] = values
+		}
+	}
+}
+
+// stream copies a body, each piece as it comes.
+func stream(w http.ResponseWriter, body io.Reader) error {
+	controller := http.NewResponseController(w)
+	buffer := make([]byte, 32<<10)
+	for {
+		n, err := body.Read(buffer)
+		if n > 0 {
+			_, failed := w.Write(buffer[:n])
+			if failed != nil {
+				return failed
+			}
+			_ = controller.Flush() // a writer that cannot flush keeps nothing back for long
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// UnmarshalCaddyfile sets up the handler. Syntax:
+//
+//	edr_egress {
+//		participant  <name>
+//		api_key      <key>
+//		allow_remote
+//		host         <name...>
+//		prefix       <path>
+//	}
+//
+// api_key and host may be repeated.
+func (h *Egress) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	options := h.options()
+	options["prefix"] = text(&h.Prefix)
+	return unmarshalOptions(d, options)
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*Egress)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Egress)(nil)
+	_ caddyfile.Unmarshaler       = (*Egress)(nil)
+)
