@@ -27,7 +27,8 @@ func init() {
 //	GET  /edrgate/flows?after=&limit= a page of flows, in the order of their ids
 //	GET  /edrgate/flows/{id}         one flow
 //	POST /edrgate/flows/{id}/revoke  ends a flow for ever; optional body {"reason": "...", "quiet": true}
-//	GET  /edrgate/keys               the signing keys, and how many flows need each secret key
+//	GET  /edrgate/edrs?after=&limit=  a page of the EDRs that other companies gave to the participant, without their tokens
+//	GET  /edrgate/keys               the signing keys, and how many flows and EDRs need each secret key
 //
 // The query parameter participant says whose flows and keys are meant: ids of flows are unique with one participant only.
 // Default: the only one, or of several the app's own.
@@ -108,6 +109,8 @@ func (o *operator) serve(w http.ResponseWriter, r *http.Request) error {
 		return o.get(w, r, o.status)
 	case len(parts) == 1 && parts[0] == "keys":
 		return o.get(w, r, o.keys)
+	case len(parts) == 1 && parts[0] == "edrs":
+		return o.get(w, r, o.edrsPage)
 	case len(parts) == 1 && parts[0] == "flows":
 		return o.get(w, r, o.flows)
 	case len(parts) == 2 && parts[0] == "flows":
@@ -163,8 +166,11 @@ func adminError(status int, err error) error {
 var errAdminRequest = errors.New("bad request")
 
 func adminStatus(err error) int {
-	if errors.Is(err, errAdminRequest) {
+	switch {
+	case errors.Is(err, errAdminRequest):
 		return http.StatusBadRequest
+	case errors.Is(err, errNoConsumer):
+		return http.StatusNotFound
 	}
 	switch tokens.CodeOf(err) {
 	case tokens.CodeFlowUnknown:
@@ -220,6 +226,9 @@ type keysView struct {
 
 	// FlowsBySecretKey counts the flows whose refresh tokens or sealed source addresses need a secret key.
 	FlowsBySecretKey map[tokens.KeyID]int `json:"flows_by_secret_key"`
+
+	// EDRsBySecretKey counts the EDRs of other companies that are sealed with a secret key.
+	EDRsBySecretKey map[tokens.KeyID]int `json:"edrs_by_secret_key,omitempty"`
 }
 
 func (o *operator) keys(r *http.Request, s *tokens.Service) (any, error) {
@@ -227,7 +236,16 @@ func (o *operator) keys(r *http.Request, s *tokens.Service) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return keysView{SigningKeys: o.config.Keys.SigningKeys(), FlowsBySecretKey: use}, nil
+	view := keysView{SigningKeys: o.config.Keys.SigningKeys(), FlowsBySecretKey: use}
+	if o.Consumer == nil {
+		return view, nil
+	}
+	kept, err := o.EDRs()
+	if err != nil {
+		return nil, err
+	}
+	view.EDRsBySecretKey, err = kept.cache.KeyUse(r.Context())
+	return view, err
 }
 
 // Sizes of a page of flows.
@@ -242,17 +260,26 @@ type pageView struct {
 	Next  string     `json:"next,omitempty"` // what to ask for with after; empty: this was the last page
 }
 
-func (o *operator) flows(r *http.Request, s *tokens.Service) (any, error) {
+// pageAsked returns the id behind which a page begins, and how long it may be.
+func pageAsked(r *http.Request) (string, int, error) {
 	query := r.URL.Query()
 	limit := defaultPage
 	if query.Has("limit") {
 		asked, err := strconv.Atoi(query.Get("limit"))
 		if err != nil || asked < 1 || asked > maxPage {
-			return nil, fmt.Errorf("%w: limit must be a number from 1 to %d", errAdminRequest, maxPage)
+			return "", 0, fmt.Errorf("%w: limit must be a number from 1 to %d", errAdminRequest, maxPage)
 		}
 		limit = asked
 	}
-	flows, err := s.Flows(r.Context(), query.Get("after"), limit)
+	return query.Get("after"), limit, nil
+}
+
+func (o *operator) flows(r *http.Request, s *tokens.Service) (any, error) {
+	after, limit, err := pageAsked(r)
+	if err != nil {
+		return nil, err
+	}
+	flows, err := s.Flows(r.Context(), after, limit)
 	if err != nil {
 		return nil, err
 	}

@@ -35,14 +35,14 @@ func init() {
 func edrCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "edr",
-		Short: "Makes keys, reads tokens and manages the flows of a running gateway",
+		Short: "Makes keys, reads tokens and manages the flows and EDRs of a running gateway",
 		Long: `
 keygen and inspect work offline. The others ask the admin API of the running
 gateway, which holds the store: --address names its listener, for example
 localhost:2019 or unix//run/caddy/admin.sock; --config reads it from the
 config file.`,
 	}
-	cmd.AddCommand(keygenCommand(), inspectCommand(), listCommand(), showCommand(), revokeCommand(), keysCommand())
+	cmd.AddCommand(keygenCommand(), inspectCommand(), listCommand(), showCommand(), revokeCommand(), edrsCommand(), keysCommand())
 	return cmd
 }
 
@@ -158,12 +158,17 @@ func (p pageView) print(w io.Writer) error {
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", f.ID, f.State, orDefault(string(f.Dialect), "-"),
 			orDefault(f.Counterparty, "-"), orDefault(f.Dataset, "-"), shortTime(f.Created), shortTime(f.Used))
 	}
+	return endPage(w, table, p.Next)
+}
+
+// endPage prints a table, and how to ask for what comes behind it.
+func endPage(w io.Writer, table *tabwriter.Writer, next string) error {
 	err := table.Flush()
 	if err != nil {
 		return err
 	}
-	if p.Next != "" {
-		fmt.Fprintf(w, "\nThere may be more: --after %s\n", p.Next)
+	if next != "" {
+		fmt.Fprintf(w, "\nThere may be more: --after %s\n", next)
 	}
 	return nil
 }
@@ -243,7 +248,7 @@ func keysCommand() *cobra.Command {
 	var f adminFlags
 	cmd := &cobra.Command{
 		Use:   "keys",
-		Short: "Shows the signing keys and how many flows need each secret key",
+		Short: "Shows the signing keys and how many flows and EDRs need each secret key",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var keys keysView

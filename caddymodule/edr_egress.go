@@ -134,7 +134,7 @@ func (e *edrs) addressed(r *http.Request, path string) (*outgoing, *oauth.Refusa
 	out := r.WithContext(r.Context())
 	out.URL = &url.URL{Path: decoded, RawPath: rest, RawQuery: query}
 	out.Header = egressHeader(r.Header)
-	out.Trailer, out.TransferEncoding = nil, nil
+	out.Trailer, out.TransferEncoding, out.Close = nil, nil, false // of the client's connection
 	if r.ContentLength == 0 {
 		out.Body = http.NoBody
 	}

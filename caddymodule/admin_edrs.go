@@ -1,0 +1,113 @@
+package caddymodule
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/edrgate/edrgate/consumer"
+	"github.com/edrgate/edrgate/tokens"
+)
+
+// edrView is an EDR of another company as operators see it: ids, state and times. Endpoint, tokens and properties are
+// sealed, and left out.
+type edrView struct {
+	ID              string          `json:"id"` // of the transfer process
+	State           consumer.State  `json:"state"`
+	Origin          consumer.Origin `json:"origin"`
+	Counterparty    string          `json:"counterparty,omitempty"`
+	CounterpartyDID string          `json:"counterparty_did,omitempty"`
+	Asset           string          `json:"asset,omitempty"`
+	Agreement       string          `json:"agreement,omitempty"`
+	Generation      uint64          `json:"generation"`
+	Renewable       bool            `json:"renewable"`
+	RefusedWith     int             `json:"refused_with,omitempty"` // the provider's status
+	Created         time.Time       `json:"created,omitzero"`
+	Received        time.Time       `json:"received,omitzero"`
+	Expires         time.Time       `json:"expires,omitzero"`
+	Due             time.Time       `json:"due,omitzero"`
+	Renewed         time.Time       `json:"renewed,omitzero"`
+}
+
+func edrViewOf(e *consumer.Entry) edrView {
+	return edrView{
+		ID: e.ID, State: e.State, Origin: e.Origin, Counterparty: e.Counterparty, CounterpartyDID: e.CounterpartyDID,
+		Asset: e.Asset, Agreement: e.Agreement, Generation: e.Generation, Renewable: e.Renewable, RefusedWith: e.Status,
+		Created: e.Created, Received: e.Received, Expires: e.Expires, Due: e.Due, Renewed: e.Renewed,
+	}
+}
+
+// edrPageView is the answer of /edrgate/edrs.
+type edrPageView struct {
+	EDRs []edrView `json:"edrs"`
+	Next string    `json:"next,omitempty"` // what to ask for with after; empty: this was the last page
+}
+
+func (o *operator) edrsPage(r *http.Request, _ *tokens.Service) (any, error) {
+	after, limit, err := pageAsked(r)
+	if err != nil {
+		return nil, err
+	}
+	kept, err := o.EDRs()
+	if err != nil {
+		return nil, err
+	}
+	entries, err := kept.cache.List(r.Context(), consumer.Query{After: after, Limit: limit})
+	if err != nil {
+		return nil, err
+	}
+	page := edrPageView{EDRs: make([]edrView, 0, len(entries))}
+	for _, e := range entries {
+		page.EDRs = append(page.EDRs, edrViewOf(e))
+	}
+	if len(entries) == limit {
+		page.Next = entries[len(entries)-1].ID
+	}
+	return page, nil
+}
+
+func edrsCommand() *cobra.Command {
+	var f adminFlags
+	var after string
+	var limit int
+	cmd := &cobra.Command{
+		Use:   "edrs [--after <id>] [--limit <number>]",
+		Short: "Lists the EDRs that other companies gave to the running gateway, without their tokens",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			query := url.Values{"limit": {strconv.Itoa(limit)}}
+			if after != "" {
+				query.Set("after", after)
+			}
+			var page edrPageView
+			err := f.call(http.MethodGet, adminRoot+"edrs?"+query.Encode(), nil, &page)
+			if err != nil {
+				return err
+			}
+			if f.json {
+				return printJSON(cmd.OutOrStdout(), page)
+			}
+			return page.print(cmd.OutOrStdout())
+		},
+	}
+	f.register(cmd)
+	cmd.Flags().StringVar(&after, "after", "", "Start behind this id, as the page before ends with")
+	cmd.Flags().IntVar(&limit, "limit", defaultPage, "EDRs of a page")
+	return cmd
+}
+
+func (p edrPageView) print(w io.Writer) error {
+	table := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(table, "ID\tSTATE\tRENEWABLE\tCOUNTERPARTY\tASSET\tEXPIRES\tRENEWED")
+	for _, e := range p.EDRs {
+		fmt.Fprintf(table, "%s\t%s\t%t\t%s\t%s\t%s\t%s\n", e.ID, e.State, e.Renewable,
+			orDefault(e.Counterparty, "-"), orDefault(e.Asset, "-"), shortTime(e.Expires), shortTime(e.Renewed))
+	}
+	return endPage(w, table, p.Next)
+}
