@@ -108,6 +108,24 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			public_url <url>
 //			async
 //		}
+//		consumer {
+//			kid <did url>
+//			key <file>
+//			sts <token_url> {
+//				client_id     <id>
+//				client_secret <secret>
+//			}
+//			wallet <url> {
+//				token_url     <url>
+//				client_id     <id>
+//				client_secret <secret>
+//				scope         <scopes>
+//			}
+//			renew           ahead|on_use|never
+//			allow_http      [<host...>]
+//			allow_addresses <cidr...>
+//			replay_body     <size>|off
+//		}
 //		resolver {
 //			allow_http      [<host...>]
 //			allow_ports     <port...>
@@ -129,7 +147,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			...
 //		}
 //		participant <name> {
-//			did, signing_key, refresh_key, sealing_key, public_url, did_map, control_plane and route, as above
+//			did, signing_key, refresh_key, sealing_key, public_url, did_map, control_plane, route and consumer, as above
 //		}
 //	}
 //

@@ -65,12 +65,14 @@ type consumerObserver struct {
 }
 
 func (m *consumerMetrics) observer(its prometheus.Labels) *consumerObserver {
-	return &consumerObserver{
+	o := &consumerObserver{
 		renewals:    countersOf(m.renewals.MustCurryWith(its), append(names(edrCodes), consumer.ResultRenewed)...),
 		renewalTime: m.renewalTime,
 		events:      countersOf(m.events.MustCurryWith(its), edrEvents...),
 		edrs:        m.edrs.MustCurryWith(its),
 	}
+	o.EDRs(nil) // a series is there from the start
+	return o
 }
 
 // Event implements consumer.Observer.
