@@ -253,6 +253,9 @@ func (a *App) Cleanup() error {
 	a.cleaned = true
 	if a.stopRun != nil {
 		a.stopRun()
+		for _, p := range a.participants {
+			p.edrs.Load().close() // a provider that does not answer must not hold up the reload
+		}
 		a.ran.Wait()
 		a.stopRun = nil
 	}
@@ -261,7 +264,6 @@ func (a *App) Cleanup() error {
 	}
 	a.closeResolver()
 	for _, p := range a.participants {
-		p.edrs.Load().close()
 		p.consuming.close()
 		if p.observer != nil {
 			p.observer.release()

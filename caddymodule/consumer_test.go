@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
@@ -123,5 +124,44 @@ func TestConsumerSurvivesAReload(t *testing.T) {
 	}
 	if n := w.references("store"); n != 1 {
 		t.Errorf("%d references to the store", n)
+	}
+}
+
+// TestConsumerAlone: a company that only uses data needs no site for consumers of its own.
+func TestConsumerAlone(t *testing.T) {
+	w := newConsumerWorld(t)
+	app := w.app()
+	app["consumer"] = object{"kid": "did:web:provider.example#key-1"}
+	w.load(app, object{"api": w.site("api", object{"handler": "edr_consumer"})})
+	if a := w.api(http.MethodPost, "/edrs/request", nil); a.status != http.StatusOK {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	if strings.Contains(w.logged(), "no site has edr_signaling") {
+		t.Error("told that it cannot give data")
+	}
+}
+
+// TestReloadDoesNotWaitForAProvider: a renewal ahead of expiry that goes on is ended with its config, and made by the next.
+func TestReloadDoesNotWaitForAProvider(t *testing.T) {
+	w := newConsumerWorld(t)
+	held, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	w.front.Config.Handler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		once.Do(func() { close(held) })
+		select {
+		case <-release:
+		case <-r.Context().Done():
+		}
+		rw.WriteHeader(http.StatusInternalServerError)
+	})
+	t.Cleanup(func() { close(release) })
+	app := w.consumerApp()
+	app["participants"].(object)[userName].(object)["consumer"].(object)["renew"] = "ahead"
+	w.load(app, w.consumerServers(nil, nil))
+	w.got("tp-1", "asset-1", 1)
+	<-held
+	w.load(app, w.consumerServers(nil, nil))
+	if a := w.api(http.MethodPost, "/edrs/request", nil); a.status != http.StatusOK {
+		t.Errorf("%d %s", a.status, a.body)
 	}
 }
