@@ -121,6 +121,9 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //				client_secret <secret>
 //				scope         <scopes>
 //			}
+//			management <url> {
+//				api_key <key>
+//			}
 //			renew           ahead|on_use|never
 //			allow_http      [<host...>]
 //			allow_addresses <cidr...>

@@ -40,6 +40,10 @@ type Consumer struct {
 	// Wallet has proofs signed by a managed wallet with the DIM interface, as Tractus-X's does.
 	Wallet *ProofWallet `json:"wallet,omitempty"`
 
+	// Management is asked who the provider is of an EDR that came by an event. Default: nobody is; it has to be said by
+	// PUT /edrs/{id}.
+	Management *Management `json:"management,omitempty"`
+
 	// Renew is "ahead", tokens are renewed at about 80 % of their life; "on_use", when they are asked for or used; or
 	// "never". Default: ahead.
 	Renew string `json:"renew,omitempty"`
@@ -140,6 +144,9 @@ func (c *Consumer) check(did string) error {
 //			client_secret <secret>
 //			scope         <scopes>
 //		}
+//		management <url> {
+//			api_key <key>
+//		}
 //		renew           ahead|on_use|never
 //		allow_http      [<host...>]
 //		allow_addresses <cidr...>
@@ -160,6 +167,7 @@ func (s *ParticipantSettings) parseConsumer(d *caddyfile.Dispenser) error {
 		"key":             text(&c.Key),
 		"sts":             c.parseTokenService,
 		"wallet":          c.parseWallet,
+		"management":      c.parseManagement,
 		"renew":           word(&c.Renew, renewAhead, renewOnUse, renewNever),
 		"allow_http":      allowHTTP(&c.AllowHTTP),
 		"allow_addresses": networks(&c.AllowAddresses),

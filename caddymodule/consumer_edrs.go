@@ -24,7 +24,9 @@ type consuming struct {
 	signer   consumer.Signer // nil: nothing is renewed
 	renewals *http.Transport // to refresh endpoints
 	data     *http.Transport // to endpoints
-	own      *http.Transport // to services of our own: Secure Token Service, wallet
+	own      *http.Transport // to services of our own: Secure Token Service, wallet, management API
+
+	agreements *agreements // nil: nobody is asked
 }
 
 // providerWait bounds the wait for the headers of a provider's answer to a data request.
@@ -64,6 +66,10 @@ func (p *participant) newConsuming(replacer *caddy.Replacer) (*consuming, error)
 		return nil, err
 	}
 	c.signer, err = p.proofSigner(c.own, replacer)
+	if err != nil {
+		return nil, err
+	}
+	c.agreements, err = p.newAgreements(c.own, replacer)
 	return c, err
 }
 
@@ -153,8 +159,10 @@ type edrs struct {
 	renewer   *consumer.Renewer
 	transport *consumer.Transport
 
-	ahead    bool // tokens are renewed ahead of their end
-	observer *consumerObserver
+	ahead      bool          // tokens are renewed ahead of their end
+	agreements *agreements   // nil: nobody is asked for providers
+	came       chan struct{} // an EDR has come by an event
+	observer   *consumerObserver
 }
 
 // errNoConsumer is the error of EDRs where the participant keeps none.
@@ -183,7 +191,10 @@ func (p *participant) openEDRs(s store.Store) (*edrs, error) {
 	if c == nil {
 		return nil, nil
 	}
-	e := &edrs{ahead: c.signer != nil && c.Renew != renewOnUse, observer: p.observer.consumer}
+	e := &edrs{
+		ahead: c.signer != nil && c.Renew != renewOnUse, agreements: c.agreements, came: make(chan struct{}, 1),
+		observer: p.observer.consumer,
+	}
 	var err error
 	e.cache, err = consumer.New(consumer.Config{
 		Participant: p.name, DID: p.DID, Store: s, Sealer: p.config.Keys.Sealer(), AllowHTTP: c.AllowHTTP,
@@ -208,15 +219,15 @@ func (p *participant) openEDRs(s store.Store) (*edrs, error) {
 	return e, nil
 }
 
-// countInterval is how often the EDRs are counted for the metrics.
-const countInterval = time.Minute
+// lookInterval is how often the EDRs are counted for the metrics, and the unknown providers of some asked for.
+const lookInterval = time.Minute
 
 // run does the background work until ctx ends.
 func (e *edrs) run(ctx context.Context) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		e.count(ctx)
+		e.look(ctx)
 	}()
 	if e.ahead {
 		e.renewer.Run(ctx)
@@ -224,10 +235,13 @@ func (e *edrs) run(ctx context.Context) {
 	<-done
 }
 
-func (e *edrs) count(ctx context.Context) {
-	ticker := time.NewTicker(countInterval)
+func (e *edrs) look(ctx context.Context) {
+	ticker := time.NewTicker(lookInterval)
 	defer ticker.Stop()
 	for {
+		if e.agreements != nil {
+			e.agreements.learn(ctx, e.cache)
+		}
 		count, err := e.cache.Count(ctx)
 		if err == nil { // otherwise the numbers stay; the store reports its own trouble
 			e.observer.EDRs(count)
@@ -236,7 +250,16 @@ func (e *edrs) count(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
+		case <-e.came:
 		}
+	}
+}
+
+// cameByEvent has the provider of an EDR looked up soon.
+func (e *edrs) cameByEvent() {
+	select {
+	case e.came <- struct{}{}:
+	default: // it will be anyhow
 	}
 }
 

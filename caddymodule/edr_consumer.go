@@ -249,7 +249,10 @@ func (c edrCall) event() {
 		c.api.fail(c.w, "", err)
 		return
 	}
-	_, err = c.cache.Apply(c.r.Context(), event)
+	entry, err := c.cache.Apply(c.r.Context(), event)
+	if entry != nil && entry.Counterparty == "" {
+		c.cameByEvent()
+	}
 	if err != nil && consumer.CodeOf(err) != consumer.CodeEnded { // a late start of what is over changes nothing
 		c.api.fail(c.w, event.ID, err)
 		return
