@@ -375,6 +375,18 @@ func namedText(values *map[string]string) func(*caddyfile.Dispenser) error {
 	}
 }
 
+// texts is the form of an option with one argument or more, which may be repeated.
+func texts(list *[]string) func(*caddyfile.Dispenser) error {
+	return func(d *caddyfile.Dispenser) error {
+		values := d.RemainingArgs()
+		if len(values) == 0 {
+			return d.ArgErr()
+		}
+		*list = append(*list, values...)
+		return endOfLine(d)
+	}
+}
+
 func networks(list *[]string) func(*caddyfile.Dispenser) error {
 	return func(d *caddyfile.Dispenser) error {
 		name := d.Val()

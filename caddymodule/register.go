@@ -234,15 +234,3 @@ func (p *ControlPlane) parseRegister(d *caddyfile.Dispenser) error {
 	p.Register = append(p.Register, c)
 	return nil
 }
-
-// texts is the form of an option with one argument or more, which may be repeated.
-func texts(list *[]string) func(*caddyfile.Dispenser) error {
-	return func(d *caddyfile.Dispenser) error {
-		values := d.RemainingArgs()
-		if len(values) == 0 {
-			return d.ArgErr()
-		}
-		*list = append(*list, values...)
-		return endOfLine(d)
-	}
-}

@@ -236,7 +236,7 @@ func (w *SignalingAuth) parseBlock(d *caddyfile.Dispenser, kind string) error {
 	check := func() error { return nil }
 	switch kind {
 	case "mtls":
-		options["san"] = several(&w.SANs)
+		options["san"] = texts(&w.SANs)
 		check = func() error {
 			_, err := signaling.NewCertificateNames(w.SANs, nil)
 			return err
@@ -265,16 +265,4 @@ func (w *SignalingAuth) parseBlock(d *caddyfile.Dispenser, kind string) error {
 		return d.Errf("auth %s: %v", kind, err)
 	}
 	return nil
-}
-
-// several adds the one or more values of an option that may be repeated.
-func several(list *[]string) func(*caddyfile.Dispenser) error {
-	return func(d *caddyfile.Dispenser) error {
-		values := d.RemainingArgs()
-		if len(values) == 0 {
-			return d.ArgErr()
-		}
-		*list = append(*list, values...)
-		return endOfLine(d)
-	}
 }

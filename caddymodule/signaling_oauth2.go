@@ -34,8 +34,8 @@ type SignalingOAuth2 struct {
 func (o *SignalingOAuth2) addOptions(options map[string]func(*caddyfile.Dispenser) error) {
 	options["issuer"] = text(&o.Issuer)
 	options["jwks"] = text(&o.JWKS)
-	options["audience"] = several(&o.Audience)
-	options["subject"] = several(&o.Subjects)
+	options["audience"] = texts(&o.Audience)
+	options["subject"] = texts(&o.Subjects)
 }
 
 // check says what is missing. It asks nobody.
@@ -70,9 +70,9 @@ type SignalingTokenExchange struct {
 
 func (e *SignalingTokenExchange) addOptions(options map[string]func(*caddyfile.Dispenser) error) {
 	e.SignalingOAuth2.addOptions(options)
-	options["client"] = several(&e.Clients)
-	options["scope"] = several(&e.Scopes)
-	options["participant_context"] = several(&e.ParticipantContexts)
+	options["client"] = texts(&e.Clients)
+	options["scope"] = texts(&e.Scopes)
+	options["participant_context"] = texts(&e.ParticipantContexts)
 }
 
 // exchangeIssuer builds what checks the tokens of a broker.
