@@ -1,6 +1,7 @@
 package authserver
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -177,7 +178,8 @@ func failure(g Grant, err error) *Error {
 	return e
 }
 
-// plainTransport says what we want of an answer, and reads no more of it than one can have.
+// plainTransport says what we want of an answer, and reads no more of it than one can have. It reads it to its end, so that
+// one that breaks off is an error of the network: the library would not tell it from one that is no token.
 type plainTransport struct{ next http.RoundTripper }
 
 // RoundTrip implements http.RoundTripper.
@@ -189,12 +191,12 @@ func (t plainTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	res.Body = boundedBody{Reader: io.LimitReader(res.Body, maxResponseBytes), Closer: res.Body}
+	defer res.Body.Close()
+	// What is cut off here cannot be read as an answer.
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxResponseBytes))
+	if err != nil {
+		return nil, err
+	}
+	res.Body = io.NopCloser(bytes.NewReader(body))
 	return res, nil
-}
-
-// boundedBody ends early. What is cut off cannot be read as an answer.
-type boundedBody struct {
-	io.Reader
-	io.Closer
 }

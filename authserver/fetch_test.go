@@ -166,6 +166,27 @@ func TestServerThatCannotBeAsked(t *testing.T) {
 	}
 }
 
+// TestAnswerThatBreaksOff: half an answer is no refusal, whatever its status would have said.
+func TestAnswerThatBreaksOff(t *testing.T) {
+	for _, status := range []int{http.StatusOK, http.StatusUnauthorized} {
+		w := newWorld(t, false)
+		w.Answer(func(rw http.ResponseWriter, _ *http.Request) {
+			rw.Header().Set("Content-Type", "application/json")
+			rw.Header().Set("Content-Length", "1000")
+			rw.WriteHeader(status)
+			_, _ = io.WriteString(rw, `{"access_token":"CANARY`)
+			err := http.NewResponseController(rw).Flush()
+			if err != nil {
+				t.Error(err)
+			}
+			panic(http.ErrAbortHandler)
+		})
+		if failure := w.failure(); failure.Refused || failure.Status != 0 || !strings.HasSuffix(failure.Error(), "cannot be reached over HTTP") {
+			t.Errorf("status %d: got %v, refused %t", status, failure, failure.Refused)
+		}
+	}
+}
+
 // FuzzAnswer checks that no answer makes a token that could not be sent, or an error that quotes it.
 func FuzzAnswer(f *testing.F) {
 	f.Add(200, "application/json", `{"access_token":"t","token_type":"Bearer","expires_in":60}`)
