@@ -94,6 +94,10 @@ func accept(g Grant, token *oauth2.Token, began time.Time) (fetched, *Error) {
 	if !expires.IsZero() {
 		life = min(life, expires.Sub(began))
 	}
+	if life <= 0 {
+		// It would be asked for again for each request.
+		return refuse("the answer's access_token has expired") // RFC 7519 §4.1.4
+	}
 	got.until = began.Add(life - min(margin, life/5))
 	return got, nil
 }

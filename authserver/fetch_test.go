@@ -98,6 +98,7 @@ func TestUnusableAnswers(t *testing.T) {
 		{"line break", 200, `{"access_token":"CANARY\r\nX: y","token_type":"Bearer"}`, true, "cannot stand in a header"},
 		{"expired", 200, `{"access_token":"CANARY","token_type":"Bearer","expires_in":0}`, true, "not a number of seconds above 0"},
 		{"expired long ago", 200, `{"access_token":"CANARY","token_type":"Bearer","expires_in":-5}`, true, "not a number of seconds above 0"},
+		{"expired by itself", 200, `{"access_token":"h.eyJleHAiOjF9.CANARY","token_type":"Bearer","expires_in":60}`, true, "access_token has expired"}, // {"exp":1}
 		{"too long", 200, `{"access_token":"t","token_type":"Bearer","x":"` + strings.Repeat("CANARY", 20_000) + `"}`, true, "not that of a token endpoint"},
 		{"server error", 500, `CANARY`, false, "gives no token, status 500"},
 		{"overloaded", 503, `{"error":"temporarily_unavailable"}`, false, "gives no token, status 503"},
