@@ -30,8 +30,8 @@ func (t *flowTransport) answer(req, out *http.Request, res *http.Response, d *de
 	if t.flattens(d) {
 		flatten(res)
 	}
+	d.rewriteReferences(out.URL, res.Header) // first: it takes the base out, which a header may have too
 	d.filterHeader(res.Header)
-	d.rewriteReferences(out.URL, res.Header)
 	if res.ContentLength < 0 {
 		// Only such an answer can have trailers. Their values are known when it has been read, the names of some before.
 		d.filterHeader(res.Trailer)

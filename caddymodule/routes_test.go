@@ -319,3 +319,27 @@ func TestQueryOfARoute(t *testing.T) {
 		}
 	}
 }
+
+// TestReferenceBelowABaseThatAHeaderRepeats: what the rewriting takes out of a reference is not given away by it.
+func TestReferenceBelowABaseThatAHeaderRepeats(t *testing.T) {
+	location := ""
+	backend := newRecordingBackend(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Location", location)
+		w.WriteHeader(http.StatusCreated)
+	})
+	w := proxyWorld(t, &Proxy{Backends: []string{backend.hostport()}})
+	w.app.routes["r"] = &routeTarget{Backend: backend.URL + "/t/acme-corp", Headers: map[string]string{"X-Tenant": "acme-corp"}}
+	_, token := w.flow(func(r *tokens.StartRequest) { r.Route = "r" })
+	for given, want := range map[string]string{
+		"/t/acme-corp/things/1":               "/things/1",
+		backend.URL + "/t/acme-corp/things/1": "/things/1",
+		"/t/acme-corp/things/acme-corp":       "",
+		"/t/acme-corp/things?t=acme-corp":     "",
+	} {
+		location = given
+		got := w.get("/things", token)
+		if got.StatusCode != http.StatusCreated || got.Header.Get("Location") != want {
+			t.Errorf("%s: %d, %q, want %q", given, got.StatusCode, got.Header.Get("Location"), want)
+		}
+	}
+}
