@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -340,6 +341,18 @@ func TestReferenceBelowABaseThatAHeaderRepeats(t *testing.T) {
 		got := w.get("/things", token)
 		if got.StatusCode != http.StatusCreated || got.Header.Get("Location") != want {
 			t.Errorf("%s: %d, %q, want %q", given, got.StatusCode, got.Header.Get("Location"), want)
+		}
+	}
+}
+
+// TestSecretAndHostOfARoute: a front end chooses its backend by Host, so the secret must be declared for what that names too.
+func TestSecretAndHostOfARoute(t *testing.T) {
+	for host, want := range map[string]error{"backend": nil, "backend:80": nil, "both": errSecretElsewhere, "both:8080": errSecretElsewhere} {
+		_, err := newRouteTarget(&routeTarget{
+			Backend: "http://backend/base/x", Headers: map[string]string{"Host": host}, Secrets: []routeSecret{{header: "X-Key", name: "key"}},
+		}, testBackends(t), testSecrets(t))
+		if !errors.Is(err, want) {
+			t.Errorf("Host %s: %v, want %v", host, err, want)
 		}
 	}
 }

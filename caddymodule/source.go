@@ -129,7 +129,7 @@ func (t *target) setCredential(properties map[string]string, backends *backendLi
 	value := properties["authCode"]
 	name := properties["secretName"]
 	if value == "" && name != "" {
-		secret, err := secrets.lookup(name, t.origin, t.floor())
+		secret, err := t.declared(name, secrets)
 		if err != nil {
 			return fmt.Errorf("secretName: %w", err)
 		}

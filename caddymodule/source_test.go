@@ -174,6 +174,8 @@ func TestSourceIsRefused(t *testing.T) {
 		{"secret for another path", typeHTTPData, []string{"baseUrl", "http://backend/basement", "authKey", "X-Key", "secretName", "key"}, "secretName: the secret is not declared for this destination"},
 		{"secret for another path", typeHTTPData, []string{"baseUrl", "http://backend/base/../x", "authKey", "X-Key", "secretName", "key"}, "secretName: the secret is not declared for this destination"},
 		{"secret for another server", typeHTTPData, []string{"baseUrl", "http://both:8080/base", "authKey", "X-Key", "secretName", "key"}, "secretName: the secret is not declared for this destination"},
+		{"secret for another virtual host", typeHTTPData, []string{"header:Host", "both", "authKey", "X-Key", "secretName", "key"}, "secretName: the secret is not declared for this destination"},
+		{"secret for another virtual host and port", typeHTTPData, []string{"header:host", "both:8080", "authKey", "X-Key", "secretName", "key"}, "secretName: the secret is not declared for this destination"},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -211,6 +213,8 @@ func TestSourceHeaders(t *testing.T) {
 		{"Host with port", []string{"header:Host", "both:8080"}, nil, "both:8080"},
 		{"authCode", []string{"authKey", "Authorization", "authCode", "Basic abc"}, map[string]string{"Authorization": "Basic abc"}, ""},
 		{"secretName", []string{"authKey", "x-key", "secretName", "key"}, map[string]string{"X-Key": "CANARY-secret"}, ""},
+		{"secretName and Host", []string{"header:Host", "BACKEND", "authKey", "x-key", "secretName", "key"}, map[string]string{"X-Key": "CANARY-secret"}, "BACKEND"},
+		{"secretName and Host with port", []string{"header:Host", "backend:80", "authKey", "x-key", "secretName", "key"}, map[string]string{"X-Key": "CANARY-secret"}, "backend:80"},
 		{"authCode before secretName", []string{"authKey", "X-Key", "authCode", "code", "secretName", "key"}, map[string]string{"X-Key": "code"}, ""},
 		{"authCode without authKey", []string{"authCode", "code"}, nil, ""},
 		{"credential before header", []string{"header:X-Key", "h", "authKey", "X-Key", "authCode", "code"}, map[string]string{"X-Key": "code"}, ""},

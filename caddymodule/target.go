@@ -11,6 +11,7 @@ import (
 
 	"github.com/edrgate/edrgate/authserver"
 	"github.com/edrgate/edrgate/internal/canonical"
+	"github.com/edrgate/edrgate/tokens"
 )
 
 // target is a flow's backend: what a data address or a route comes to under the rules of one edr_proxy. It is built
@@ -81,7 +82,7 @@ func newRouteTarget(r *routeTarget, backends *backendList, secrets backendSecret
 
 // setSecret adds a header with a declared secret, if that may be sent to this backend.
 func (t *target) setSecret(s routeSecret, backends *backendList, secrets backendSecrets) error {
-	secret, err := secrets.lookup(s.name, t.origin, t.floor())
+	secret, err := t.declared(s.name, secrets)
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.configured, err)
 	}
@@ -95,6 +96,20 @@ func (t *target) setSecret(s routeSecret, backends *backendList, secrets backend
 	}
 	t.addSecret(value)
 	return nil
+}
+
+// declared returns a declared secret that may be sent to this backend: to the server that is connected to, and to the one that
+// a Host header names, since a shared front end chooses its backend by it. Host is set before.
+func (t *target) declared(name string, secrets backendSecrets) (tokens.Secret, error) {
+	secret, err := secrets.lookup(name, t.origin, t.floor())
+	if err != nil || t.host == "" {
+		return secret, err
+	}
+	host, port, err := parseAuthority(t.host, t.origin.port)
+	if err != nil {
+		return "", err
+	}
+	return secrets.lookup(name, origin{scheme: t.origin.scheme, host: host, port: port}, t.floor())
 }
 
 func (t *target) setBase(text string, backends *backendList) error {
