@@ -471,3 +471,38 @@ func TestUnusedStartingFlowEnds(t *testing.T) {
 	}
 	x.wantNoOffer("flow-1")
 }
+
+// An attempt that ends before anything is sent cannot have been taken, and one that is too old needs nothing to be given up.
+func TestStartWhoseRegistrationCannotBeRead(t *testing.T) {
+	x := newFixture(t)
+	ctx := context.Background()
+	plane := ControlPlane{ID: "a", Endpoint: "http://cp/signaling", Authorization: &PlaneAuthorization{Type: "t", ClientSecret: "s"}}
+	err := x.PutControlPlane(ctx, controlPlane, plane)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.Service = x.other(func(c *Config) { c.Keys = newRing(t, newKey(t)) }) // what is registered does not open any more
+	x.start(asyncStart("refused"))
+	x.start(asyncStart("given-up"))
+	x.clock.Advance(reportAfter)
+	for _, flow := range []string{"refused", "given-up"} {
+		_, err = x.ClaimReport(ctx, flow, lease)
+		wantCode(t, err, CodeUnavailable)
+	}
+	x.clock.Advance(StartedWithin + time.Minute)
+	r, err := x.ClaimReport(ctx, "given-up", lease)
+	if err != nil || r == nil || !r.TooOld(x.clock.Now()) {
+		t.Fatalf("%+v %v", r, err)
+	}
+	x.settle(r, Settlement{Done: true})
+	err = x.PutControlPlane(ctx, controlPlane, plane)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.settle(x.claim("refused"), Settlement{Done: true})
+	for _, flow := range []string{"refused", "given-up"} {
+		if x.stateOf(flow) != Terminated {
+			t.Errorf("%s: %s, although nobody can have its EDR", flow, x.stateOf(flow))
+		}
+	}
+}

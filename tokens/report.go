@@ -259,25 +259,37 @@ func (s *Service) ClaimReport(ctx context.Context, flow string, lease time.Durat
 	if !claimed {
 		return nil, nil
 	}
-	plane, err := s.registered(ctx, s.owner(f))
-	if err != nil {
-		return nil, err
-	}
 	r := &Report{
-		Flow: f.ID, Dialect: f.Dialect, ControlPlane: s.owner(f), Callback: f.Callback, Registered: plane.Endpoint,
-		Authorization: plane.Authorization,
-		Event:         f.Report.Event, Cause: f.Report.Cause, Since: f.Report.Since, Attempt: f.Report.Attempt,
-		Unknown: f.Report.Unknown,
+		Flow: f.ID, Dialect: f.Dialect, ControlPlane: s.owner(f), Callback: f.Callback,
+		Event: f.Report.Event, Cause: f.Report.Cause, Since: f.Report.Since, Attempt: f.Report.Attempt, Unknown: f.Report.Unknown,
 	}
-	if !f.startOwed() || r.TooOld(now) {
+	if r.TooOld(now) {
 		return r, nil
+	}
+	err = s.prepare(ctx, r, f)
+	if err != nil {
+		// Nothing has been sent, so this was no attempt that can have been taken.
+		return nil, errors.Join(err, s.SettleReport(ctx, r, Settlement{Again: storeTrouble}))
+	}
+	return r, nil
+}
+
+// prepare adds to a claimed report what its delivery needs.
+func (s *Service) prepare(ctx context.Context, r *Report, f *Flow) error {
+	plane, err := s.registered(ctx, r.ControlPlane)
+	if err != nil {
+		return err
+	}
+	r.Registered, r.Authorization = plane.Endpoint, plane.Authorization
+	if !f.startOwed() {
+		return nil
 	}
 	reason := "start"
 	if r.Attempt > 1 {
 		reason = "repeat"
 	}
 	r.EDR, err = s.edr(f, reason, r.Attempt > 1)
-	return r, err
+	return err
 }
 
 // SettleReport records what became of a claimed report. A settlement that comes after the lease, when another gateway has
