@@ -506,3 +506,22 @@ func TestStartWhoseRegistrationCannotBeRead(t *testing.T) {
 		}
 	}
 }
+
+// A suspension that the store did not take while an attempt was being claimed stays in effect.
+func TestClaimKeepsASuspensionThatIsNotRecorded(t *testing.T) {
+	x, h := withHooks(t)
+	x.wantPending(asyncStart("flow-1"), false)
+	x.clock.Advance(reportAfter)
+	h.afterUpdate = func(string) {
+		x.store.fail(nil, errBroken)
+		_, err := x.Suspend(context.Background(), controlPlane, x.message("flow-1", "m"))
+		wantCode(t, err, CodeUnavailable)
+		x.store.fail(nil, nil)
+	}
+	r := x.claim("flow-1")
+	wantCode(t, x.verify(r.EDR.AccessToken), CodeFlowSuspended)
+	x.retryPins(context.Background())
+	if x.stateOf("flow-1") != Suspended {
+		t.Errorf("%s", x.stateOf("flow-1"))
+	}
+}

@@ -357,8 +357,12 @@ func (s *Service) editReport(ctx context.Context, flow string, edit func(*Flow) 
 		s.owed.rest(flow, s.c.Now().Add(storeTrouble))
 		return nil, unavailable(err, "report of flow %s", flow)
 	}
-	if changed {
+	switch {
+	case changed && f.State.Ended():
 		s.c.Live.advance(f.key(), record.Version, f.effective())
+	case changed:
+		// A start lifts no suspension that came meanwhile and waits to be recorded.
+		s.c.Live.saw(f.key(), record.Version, f.effective())
 	}
 	s.owe(f)
 	return f, nil
