@@ -525,3 +525,49 @@ func TestClaimKeepsASuspensionThatIsNotRecorded(t *testing.T) {
 		t.Errorf("%s", x.stateOf("flow-1"))
 	}
 }
+
+// What is noted of a first use must not hide the report of an ending that comes in between.
+func TestFirstUseBesideARevocation(t *testing.T) {
+	x, h := withHooks(t)
+	x.wantPending(asyncStart("flow-1"), false)
+	r := x.offer("flow-1")
+	err := x.verify(r.EDR.AccessToken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.inUpdate = func() { x.must(revoked(x)) }
+	x.record(context.Background(), <-x.marks)
+	x.clock.Advance(reportAfter)
+	due, _ := x.DueReports()
+	if len(due) != 1 || due[0].Event != ReportCompleted {
+		t.Errorf("due %v, want the news of the ending", due)
+	}
+}
+
+// Nor must what is noted of a start's settlement.
+func TestSettlementBesideARevocation(t *testing.T) {
+	x, h := withHooks(t)
+	x.wantPending(asyncStart("flow-1"), false)
+	r := x.offer("flow-1")
+	h.afterUpdate = func(string) { x.must(revoked(x)) }
+	x.settle(r, Settlement{Done: true, Delivered: true})
+	x.clock.Advance(reportAfter)
+	due, _ := x.DueReports()
+	if len(due) != 1 || due[0].Event != ReportCompleted {
+		t.Errorf("due %v, want the news of the ending", due)
+	}
+}
+
+// The report of an ending that was not delivered goes with the flow, and a new flow of that id may take its place.
+func TestOwedReportsOfAnIDThatIsUsedAgain(t *testing.T) {
+	x := newFixture(t)
+	x.start(dpsStart("flow-1"))
+	x.must(revoked(x))
+	x.clock.Advance(x.config.TombstoneTTL + DefaultTombstoneTTL + ReportWithin)
+	x.wantPending(asyncStart("flow-1"), false)
+	x.clock.Advance(reportAfter)
+	due, owed := x.DueReports()
+	if len(due) != 1 || due[0].Event != ReportStarted || len(owed) != 1 {
+		t.Errorf("due %v, owed %v", due, owed)
+	}
+}

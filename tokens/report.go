@@ -159,6 +159,9 @@ func (o *owed) put(flow string, f owedFlow) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	known, held := o.flows[flow]
+	if held && known.event != ReportStarted && f.event == ReportStarted {
+		return // the flow has ended since
+	}
 	if held && known.controlPlane == f.controlPlane {
 		o.flows[flow] = f
 		return
@@ -187,6 +190,15 @@ func (o *owed) drop(flow string) {
 	o.remove(flow)
 }
 
+// dropStart drops what was promised of a start.
+func (o *owed) dropStart(flow string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.flows[flow].event == ReportStarted {
+		o.remove(flow)
+	}
+}
+
 // remove needs the lock.
 func (o *owed) remove(flow string) {
 	known, held := o.flows[flow]
@@ -200,10 +212,15 @@ func (o *owed) remove(flow string) {
 	}
 }
 
-// owe remembers what a flow's record says about its report.
+// owe remembers what a flow's record says about its report. A flow that lives may have ended since its record was read or
+// written, and the report of that stays.
 func (s *Service) owe(f *Flow) {
-	if f.Report == nil {
+	if f.Report == nil && f.State.Ended() {
 		s.owed.drop(f.ID)
+		return
+	}
+	if f.Report == nil {
+		s.owed.dropStart(f.ID)
 		return
 	}
 	s.owed.put(f.ID, owedFlow{s.owner(f), f.Report.Event, f.Report.Due})

@@ -95,9 +95,10 @@ func (s *Service) watchClock(watch *clockWatch) {
 
 // record writes the first use of a flow, once. What fails is left to a later request.
 func (s *Service) record(ctx context.Context, m mark) {
-	known := false // that its control plane took the start
+	var f *Flow
 	_, err := s.c.Store.Update(ctx, flowKind, flowKey(s.c.Participant, m.flow), func(old store.Record) (store.Edit, error) {
-		f, err := decodeFlow(old.Data)
+		var err error
+		f, err = decodeFlow(old.Data)
 		if err != nil {
 			return store.Edit{}, err
 		}
@@ -105,12 +106,12 @@ func (s *Service) record(ctx context.Context, m mark) {
 			return store.Edit{}, store.ErrKeep
 		}
 		f.Used = m.at.UTC()
-		known = f.startKnown()
+		f.startKnown()
 		data, err := f.encode()
 		return store.Edit{Data: data, Expires: old.Expires}, err
 	})
-	if err == nil && known {
-		s.owed.drop(m.flow)
+	if err == nil {
+		s.owe(f)
 	}
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		m.live.marked.Store(false)
