@@ -3,10 +3,13 @@ package tokens
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/edrgate/edrgate/store"
 )
 
 // asyncStart is a start of a dataset whose route says async.
@@ -570,4 +573,30 @@ func TestOwedReportsOfAnIDThatIsUsedAgain(t *testing.T) {
 	if len(due) != 1 || due[0].Event != ReportStarted || len(owed) != 1 {
 		t.Errorf("due %v, owed %v", due, owed)
 	}
+}
+
+// lossyStore loses its answers to creations.
+type lossyStore struct{ store.Store }
+
+func (s lossyStore) Create(ctx context.Context, r store.Record) (store.Record, error) {
+	_, err := s.Store.Create(ctx, r)
+	return store.Record{}, errors.Join(err, context.DeadlineExceeded)
+}
+
+// A creation whose answer from the store was lost is a start that comes again, and the promise must not wait for the count.
+func TestRepeatedStartNotesWhatIsOwed(t *testing.T) {
+	x, p := newPolicyFixture(t, away)
+	lossy := x.other(func(c *Config) { c.Store = lossyStore{x.store} })
+	_, err := lossy.Start(context.Background(), controlPlane, asyncStart("flow-1"))
+	wantCode(t, err, CodeUnavailable)
+	x.wantPending(asyncStart("flow-1"), true)
+	x.clock.Advance(reportAfter)
+	due, _ := x.DueReports()
+	if len(due) != 1 {
+		t.Errorf("due %v", due)
+	}
+	p.now(permits)
+	p.occasions()
+	x.recheckDue(context.Background())
+	p.wantAsked(t, PolicyRecheck)
 }

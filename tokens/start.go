@@ -177,7 +177,12 @@ func (s *Service) startAgain(ctx context.Context, caller Caller, r *StartRequest
 	if f.State == Suspended && f.Dialect == Classic {
 		return s.resume(ctx, caller, Message{ProcessID: f.ID, Dialect: Classic}, opStart)
 	}
+	// Whoever made the flow may not know it: another gateway, or this one where the store's answer was lost.
+	if !f.Unchecked.IsZero() {
+		s.rechecks.put(f.ID, s.c.Now())
+	}
 	if f.startOwed() {
+		s.owe(f)
 		return &EDR{Flow: f, Pending: true, Repeated: true}, nil
 	}
 	return s.edr(f, "repeat", true)
