@@ -94,10 +94,10 @@ func (s *Service) PutControlPlane(ctx context.Context, caller Caller, p ControlP
 	for {
 		_, err = s.c.Store.Update(ctx, controlPlaneKind, key, func(old store.Record) (store.Edit, error) {
 			known, err := s.decodeControlPlane(key, old.Data)
-			if err == nil && known.says(p) {
+			if err == nil && known.says(p) && s.sealedNow(old.Data) {
 				return store.Edit{}, store.ErrKeep
 			}
-			// One that does not open any more is replaced: its key is gone.
+			// One that does not open any more is replaced: its key is gone. So is one of an earlier key, which may go then.
 			return store.Edit{Data: data}, nil
 		})
 		if errors.Is(err, store.ErrNotFound) {
@@ -166,13 +166,25 @@ func (s *Service) controlPlaneSeal(ctx context.Context, name string) (KeyID, err
 	if err != nil {
 		return "", unavailable(err, "reading control plane %s", name)
 	}
-	var r controlPlaneRecord
-	err = json.Unmarshal(record.Data, &r)
+	key, err := sealOf(record.Data)
 	if err != nil {
 		return "", unavailable(err, "control plane %s", name)
 	}
-	if r.Authorization == nil {
-		return "", nil
+	return key, nil
+}
+
+// sealedNow reports whether the record of a control plane holds nothing that is sealed with another key than the one in use.
+func (s *Service) sealedNow(data []byte) bool {
+	key, err := sealOf(data)
+	return err == nil && (key == "" || key == s.c.Keys.sealer.active)
+}
+
+// sealOf returns the key that seals what is in the record of a control plane; empty: nothing is sealed.
+func sealOf(data []byte) (KeyID, error) {
+	var r controlPlaneRecord
+	err := json.Unmarshal(data, &r)
+	if err != nil || r.Authorization == nil {
+		return "", err
 	}
 	return r.Authorization.Key, nil
 }

@@ -178,3 +178,22 @@ func TestRegisteredAuthorizationWithoutItsKey(t *testing.T) {
 		t.Errorf("%+v, %v", got, err)
 	}
 }
+
+// The keys can be rotated: what is registered again is sealed with the key in use, also if it says nothing new.
+func TestRegistrationAnewIsSealedAnew(t *testing.T) {
+	x := newFixture(t)
+	ctx := context.Background()
+	old, next := newKey(t), newKey(t)
+	p := ControlPlane{ID: "a", Endpoint: "http://cp/signaling", Authorization: &PlaneAuthorization{Type: "t", ClientSecret: "s"}}
+	for _, ring := range []*Ring{newRing(t, old), newRing(t, next, old)} {
+		s := x.other(func(c *Config) { c.Keys = ring })
+		err := s.PutControlPlane(ctx, controlPlane, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		use, err := s.KeyUse(ctx)
+		if err != nil || use[ring.sealer.active] != 1 || len(use) != 1 {
+			t.Errorf("keys in use: %v, %v", use, err)
+		}
+	}
+}
