@@ -3,6 +3,7 @@ package tokens
 import (
 	"hash/maphash"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"weak"
@@ -18,6 +19,7 @@ type Live struct {
 	mu       sync.Mutex // guards what follows, by participant
 	owed     map[string]*owed
 	rechecks map[string]*rechecks
+	running  map[string][]*Service // the newest last
 }
 
 const liveShards = 64
@@ -51,7 +53,7 @@ type pin struct {
 
 // NewLive returns an empty set of states.
 func NewLive() *Live {
-	l := &Live{seed: maphash.MakeSeed(), owed: map[string]*owed{}, rechecks: map[string]*rechecks{}}
+	l := &Live{seed: maphash.MakeSeed(), owed: map[string]*owed{}, rechecks: map[string]*rechecks{}, running: map[string][]*Service{}}
 	for i := range l.shards {
 		l.shards[i].flows = map[string]weak.Pointer[liveFlow]{}
 		l.shards[i].pins = map[string]*pin{}
@@ -82,6 +84,28 @@ func (l *Live) recheckedBy(participant string) *rechecks {
 		l.rechecks[participant] = r
 	}
 	return r
+}
+
+// begin notes that a service runs, and end that it does no more.
+func (l *Live) begin(s *Service) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.running[s.c.Participant] = append(l.running[s.c.Participant], s)
+}
+
+func (l *Live) end(s *Service) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.running[s.c.Participant] = slices.DeleteFunc(l.running[s.c.Participant], func(r *Service) bool { return r == s })
+}
+
+// replaced reports whether a newer service runs for the participant. An old configuration runs on as long as its requests
+// do, and may not know the policy, or the callback of a control plane: what is unchecked or owed is not its business any more.
+func (l *Live) replaced(s *Service) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	running := l.running[s.c.Participant]
+	return len(running) > 0 && running[len(running)-1] != s
 }
 
 func (l *Live) shard(key string) *liveShard {

@@ -393,3 +393,40 @@ func TestUncheckedDoesNotAllocate(t *testing.T) {
 		t.Errorf("%v allocations", allocations)
 	}
 }
+
+// An old configuration runs on as long as its requests do. It may have another policy, or none, and no callback of the
+// control plane, so what is owed and unchecked is the business of the new one.
+func TestOldConfigLeavesTheWorkToTheNewOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x, p := newPolicyFixture(t, away, func(c *Config) { c.Now = time.Now })
+		old := x.other(func(c *Config) { c.Policy = nil })
+		ctx, stop := context.WithCancel(context.Background())
+		var running sync.WaitGroup
+		running.Go(func() { old.Run(ctx) })
+		synctest.Wait()
+		newer, stopNewer := context.WithCancel(ctx)
+		running.Go(func() { x.Run(newer) })
+		synctest.Wait()
+		x.startUnchecked(p, asyncStart("f"))
+		time.Sleep(time.Minute)
+		if !x.marked("f") {
+			t.Error("a configuration without a policy took the mark away")
+		}
+		due, owed := old.DueReports()
+		if len(due) != 0 || owed[ReportStarted] != 1 {
+			t.Errorf("the old configuration may try %v of %v", due, owed)
+		}
+		due, _ = x.DueReports()
+		if len(due) != 1 {
+			t.Errorf("the new one may try %v", due)
+		}
+		stopNewer() // it could not be started
+		time.Sleep(time.Minute)
+		due, _ = old.DueReports()
+		if len(due) != 1 || x.marked("f") {
+			t.Errorf("alone again, the old one may try %v", due)
+		}
+		stop()
+		running.Wait()
+	})
+}

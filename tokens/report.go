@@ -228,8 +228,10 @@ func (s *Service) owe(f *Flow) {
 
 // DueReports returns the reports that may be tried now, those of starts before the others, since a transfer waits for them,
 // and how many of each event are owed in all as far as this process knows.
+//
+// Of several configurations that run, only the newest has any to try.
 func (s *Service) DueReports() ([]OwedReport, map[ReportEvent]int) {
-	now := s.c.Now()
+	now, replaced := s.c.Now(), s.c.Live.replaced(s)
 	s.owed.mu.Lock()
 	defer s.owed.mu.Unlock()
 	var starts, endings []OwedReport
@@ -238,7 +240,7 @@ func (s *Service) DueReports() ([]OwedReport, map[ReportEvent]int) {
 		all[o.event]++
 		report := OwedReport{Flow: flow, ControlPlane: o.controlPlane, Event: o.event}
 		switch {
-		case o.due.After(now):
+		case replaced, o.due.After(now):
 		case o.event == ReportStarted:
 			starts = append(starts, report)
 		default:

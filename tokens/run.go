@@ -33,6 +33,8 @@ type mark struct {
 // the policy about flows that are unchecked, removes expired tombstones, watches the clock, and counts flows. It returns
 // when all of that has ended.
 func (s *Service) Run(ctx context.Context) {
+	s.c.Live.begin(s)
+	defer s.c.Live.end(s)
 	var beside sync.WaitGroup
 	beside.Go(func() { s.keepCounting(ctx) })
 	beside.Go(func() { s.keepRechecking(ctx) })
