@@ -306,7 +306,7 @@ func (s *Service) resume(ctx context.Context, caller Caller, m Message, op opera
 	if err != nil {
 		return nil, unavailable(err, "resuming flow %s", m.ProcessID)
 	}
-	s.c.Live.advance(f.key(), record.Version, f.effective())
+	s.c.Live.saw(f.key(), record.Version, f.effective()) // a suspension that came since stays
 	s.owe(f)
 	if !changed {
 		return s.edr(f, "repeat", true)

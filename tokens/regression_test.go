@@ -378,3 +378,25 @@ func TestUnreadableRecordDoesNotEndTheCount(t *testing.T) {
 	_, err = x.Flows(context.Background(), "", 10)
 	wantCode(t, err, CodeUnavailable)
 }
+
+// A suspension that comes after a resume is recorded, and that the store does not take, is not what the resume has lifted.
+func TestSuspensionRightAfterAResumeHolds(t *testing.T) {
+	x, h := withHooks(t)
+	edr := x.start(dpsStart("flow-1"))
+	x.must(x.Suspend(context.Background(), controlPlane, x.message("flow-1", "m1")))
+	h.afterUpdate = func(string) {
+		x.store.fail(nil, errBroken)
+		_, err := x.Suspend(context.Background(), controlPlane, x.message("flow-1", "m3"))
+		wantCode(t, err, CodeUnavailable)
+		x.store.fail(nil, nil)
+	}
+	_, err := x.Resume(context.Background(), controlPlane, x.message("flow-1", "m2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, x.verify(edr.AccessToken), CodeFlowSuspended)
+	x.retryPins(context.Background())
+	if x.stateOf("flow-1") != Suspended {
+		t.Errorf("%s", x.stateOf("flow-1"))
+	}
+}
