@@ -161,7 +161,11 @@ func (s *Service) endKnown(ctx context.Context, p *pin) (Ending, error) {
 		s.c.Observer.Event(EventForeign)
 		return Ending{Outcome: NotOwned}, nil
 	}
-	s.c.Live.advance(result.Flow.key(), record.Version, result.Flow.effective())
+	if result.Outcome == Applied || result.Flow.State.Ended() {
+		s.c.Live.advance(result.Flow.key(), record.Version, result.Flow.effective())
+	} else {
+		s.c.Live.saw(result.Flow.key(), record.Version, result.Flow.effective())
+	}
 	if result.Outcome == Applied {
 		s.owe(result.Flow)
 	}

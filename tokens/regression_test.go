@@ -400,3 +400,23 @@ func TestSuspensionRightAfterAResumeHolds(t *testing.T) {
 		t.Errorf("%s", x.stateOf("flow-1"))
 	}
 }
+
+// A late repeat changes nothing, also not what another suspension has in effect that the store did not take.
+func TestLateRepeatKeepsASuspensionThatIsNotRecorded(t *testing.T) {
+	x := newFixture(t)
+	edr := x.start(dpsStart("flow-1"))
+	suspendResume(x)
+	x.store.fail(nil, errBroken)
+	_, err := x.Suspend(context.Background(), controlPlane, x.message("flow-1", "another"))
+	wantCode(t, err, CodeUnavailable)
+	x.store.fail(nil, nil)
+	ending := x.must(x.Suspend(context.Background(), controlPlane, x.message("flow-1", "suspend-1")))
+	if ending.Outcome != Already {
+		t.Errorf("%s", ending.Outcome)
+	}
+	wantCode(t, x.verify(edr.AccessToken), CodeFlowSuspended)
+	x.retryPins(context.Background())
+	if x.stateOf("flow-1") != Suspended {
+		t.Errorf("%s", x.stateOf("flow-1"))
+	}
+}
