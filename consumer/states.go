@@ -20,7 +20,10 @@ func (c *Cache) suspend(ctx context.Context, id string, at time.Time) (*Entry, e
 		case Ended:
 			return refuse(CodeEnded, "the transfer is over")
 		case Suspended:
-			return store.ErrKeep
+			if at.IsZero() {
+				return store.ErrKeep
+			}
+			return nil // its time counts: a start that was told before it comes too late
 		case Prepared:
 			return rec.holds()
 		}
