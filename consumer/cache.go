@@ -121,7 +121,8 @@ type Put struct {
 // the entry to life but leaves its newer tokens in place.
 //
 // An EDR that is refused changes nothing: CodeInvalid, CodeInsecure, CodeAudience, CodeConflict (the transfer is known
-// with another counterparty or asset), CodeEnded.
+// with another counterparty or asset), CodeSuspended (signaling has suspended the transfer, so that signaling resumes it),
+// CodeEnded.
 func (c *Cache) Put(ctx context.Context, p Put) (*Entry, error) {
 	err := c.checkPut(&p)
 	if err != nil {
@@ -238,6 +239,10 @@ func (c *Cache) apply(rec *record, p *Put) error {
 	}
 	if !p.At.IsZero() && p.At.Before(rec.Told) {
 		return store.ErrKeep
+	}
+	if rec.State == Suspended && rec.ControlPlane != "" && p.admit == nil {
+		// Events do not say in which order they and signaling's messages were sent.
+		return refuse(CodeSuspended, "the transfer is suspended: the control plane that prepared it resumes it")
 	}
 	err := rec.learn(p.Terms)
 	if err != nil {
