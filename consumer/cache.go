@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -128,7 +129,8 @@ func (c *Cache) Put(ctx context.Context, p Put) (*Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	own, err := c.claim(ctx, p.ID, digestOf(p.EDR.AccessToken))
+	digest := digestOf(p.EDR.AccessToken)
+	own, err := c.claim(ctx, p.ID, digest)
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +140,11 @@ func (c *Cache) Put(ctx context.Context, p Put) (*Entry, error) {
 	}
 	rec, err := c.put(ctx, &p)
 	if err != nil {
+		c.abandon(ctx, p.ID, digest)
 		return nil, c.refused(&p, err)
+	}
+	if digest != "" && !slices.Contains(rec.Held, digest) { // an old one, which changed nothing
+		c.release(ctx, p.ID, []string{digest})
 	}
 	c.release(ctx, p.ID, rec.dropped)
 	c.report(rec, p.EDR)
