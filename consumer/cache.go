@@ -269,13 +269,26 @@ func (c *Cache) apply(rec *record, p *Put) error {
 	rec.RetryAt, rec.Failures, rec.Status = time.Time{}, 0, 0
 	given := digestOf(p.EDR.AccessToken)
 	if given != "" && given == rec.Given {
-		c.schedule(rec)
-		return nil // delivered before: what it was renewed to is newer
+		return c.keep(rec) // delivered before: what it was renewed to is newer
 	}
 	rec.Given = given
 	c.install(rec, p.EDR, c.c.Now())
 	rec.EDR, err = c.seal(rec.ID, p.EDR)
 	return err
+}
+
+// keep schedules the renewal of the EDR that a record has.
+func (c *Cache) keep(rec *record) error {
+	kept, err := c.unseal(rec.ID, rec.EDR)
+	if err != nil {
+		return err
+	}
+	rec.Renewable, err = c.renewable(kept, rec.CounterpartyDID)
+	if err != nil {
+		return err
+	}
+	c.schedule(rec)
+	return nil
 }
 
 // renewable reports whether there is a refresh token and somebody to prove to. The error has CodeAudience.
