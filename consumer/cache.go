@@ -32,7 +32,8 @@ type Config struct {
 	Sealer      *tokens.Sealer // seals the EDRs, which are other companies' secrets
 
 	// AllowHTTP are hosts whose endpoints and refresh endpoints need not be https: host, for any port, host:port, or
-	// AnyHost. For tests and closed networks: tokens then travel in clear. Default: none, such an EDR is refused.
+	// AnyHost. For tests and closed networks: tokens then travel in clear. Default: none, such an EDR is refused, and one that
+	// is kept already is not used.
 	AllowHTTP []string
 
 	// EndedTTL is how long an ended EDR is remembered, so that a late start does not bring it to life. Default 30 d.

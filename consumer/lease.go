@@ -63,6 +63,10 @@ func (c *Cache) acquire(ctx context.Context, id string, w want, owner string, le
 		if err != nil {
 			return err
 		}
+		err = edr.Check(c.c.AllowHTTP...) // again: what is allowed may have changed since it was put
+		if err != nil {
+			return err
+		}
 		if edr.RefreshToken == "" || edr.RefreshEndpoint == "" || edr.AccessToken == "" {
 			return refuse(CodeNotRenewable, "the EDR has no renewal properties")
 		}
