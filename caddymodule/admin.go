@@ -27,7 +27,7 @@ func init() {
 //	GET  /edrgate/flows?after=&limit= a page of flows, in the order of their ids
 //	GET  /edrgate/flows/{id}         one flow
 //	POST /edrgate/flows/{id}/revoke  ends a flow for ever; optional body {"reason": "...", "quiet": true}
-//	GET  /edrgate/keys               the signing keys, and how many flows need each secret key
+//	GET  /edrgate/keys               the signing keys, and how many flows and EDRs need each secret key
 //
 // The query parameter participant says whose flows and keys are meant: ids of flows are unique with one participant only.
 // Default: the only one, or of several the app's own.
@@ -224,6 +224,9 @@ type keysView struct {
 
 	// FlowsBySecretKey counts the flows whose refresh tokens or sealed source addresses need a secret key.
 	FlowsBySecretKey map[tokens.KeyID]int `json:"flows_by_secret_key"`
+
+	// EDRsBySealingKey counts the EDRs of other companies that are sealed with each key.
+	EDRsBySealingKey map[tokens.KeyID]int `json:"edrs_by_sealing_key,omitempty"`
 }
 
 func (o *operator) keys(r *http.Request, s *tokens.Service) (any, error) {
@@ -231,7 +234,16 @@ func (o *operator) keys(r *http.Request, s *tokens.Service) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return keysView{SigningKeys: o.config.Keys.SigningKeys(), FlowsBySecretKey: use}, nil
+	view := keysView{SigningKeys: o.config.Keys.SigningKeys(), FlowsBySecretKey: use}
+	if o.Consumer == nil {
+		return view, nil
+	}
+	kept, err := o.EDRs()
+	if err != nil {
+		return nil, err
+	}
+	view.EDRsBySealingKey, err = kept.cache.KeyUse(r.Context())
+	return view, err
 }
 
 // Sizes of a page of flows.
