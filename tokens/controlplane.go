@@ -52,24 +52,25 @@ func (s *Service) encodeControlPlane(key string, p ControlPlane) ([]byte, error)
 	return json.Marshal(r)
 }
 
-func (s *Service) decodeControlPlane(key string, data []byte) (ControlPlane, error) {
+// decodeControlPlane returns what a control plane said, and the key that it is sealed with; empty: nothing is sealed.
+func (s *Service) decodeControlPlane(key string, data []byte) (ControlPlane, KeyID, error) {
 	var r controlPlaneRecord
 	err := json.Unmarshal(data, &r)
 	if err != nil {
-		return ControlPlane{}, err
+		return ControlPlane{}, "", err
 	}
 	p := ControlPlane{ID: r.ID, Endpoint: r.Endpoint}
 	if r.Authorization == nil {
-		return p, nil
+		return p, "", nil
 	}
 	var opened planeSecrets
 	err = s.c.Keys.sealer.Unseal(r.Authorization, controlPlaneKind+"/"+key, &opened)
 	if err != nil {
-		return ControlPlane{}, err
+		return ControlPlane{}, "", err
 	}
 	p.Authorization = &opened.PlaneAuthorization
 	p.Authorization.ClientSecret = Secret(opened.ClientSecret)
-	return p, nil
+	return p, r.Authorization.Key, nil
 }
 
 // says reports whether both say the same.
@@ -93,11 +94,11 @@ func (s *Service) PutControlPlane(ctx context.Context, caller Caller, p ControlP
 	}
 	for {
 		_, err = s.c.Store.Update(ctx, controlPlaneKind, key, func(old store.Record) (store.Edit, error) {
-			known, err := s.decodeControlPlane(key, old.Data)
-			if err == nil && known.says(p) {
+			known, sealedWith, err := s.decodeControlPlane(key, old.Data)
+			if err == nil && known.says(p) && (sealedWith == "" || sealedWith == s.c.Keys.sealer.active) {
 				return store.Edit{}, store.ErrKeep
 			}
-			// One that does not open any more is replaced: its key is gone.
+			// One that does not open any more is replaced: its key is gone. One of an older key lets go of it.
 			return store.Edit{Data: data}, nil
 		})
 		if errors.Is(err, store.ErrNotFound) {
@@ -150,7 +151,7 @@ func (s *Service) registered(ctx context.Context, name string) (ControlPlane, er
 	if err != nil {
 		return ControlPlane{}, unavailable(err, "reading control plane %s", name)
 	}
-	p, err := s.decodeControlPlane(key, record.Data)
+	p, _, err := s.decodeControlPlane(key, record.Data)
 	if err != nil {
 		return ControlPlane{}, unavailable(err, "control plane %s: it has to register anew", name)
 	}

@@ -178,3 +178,24 @@ func TestRegisteredAuthorizationWithoutItsKey(t *testing.T) {
 		t.Errorf("%+v, %v", got, err)
 	}
 }
+
+// A control plane that registers again, saying the same, lets go of a sealing key that was replaced.
+func TestRegisteredAuthorizationIsSealedAnew(t *testing.T) {
+	x := newFixture(t)
+	ctx := context.Background()
+	p := ControlPlane{ID: "a", Endpoint: "http://cp/signaling", Authorization: &PlaneAuthorization{Type: "t", ClientSecret: "s"}}
+	old := newKey(t)
+	for _, ring := range []*Ring{newRing(t, old), newRing(t, newKey(t), old)} {
+		changed := x.config
+		changed.Keys = ring
+		service := x.service(changed)
+		err := service.PutControlPlane(ctx, controlPlane, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		use, err := service.KeyUse(ctx)
+		if err != nil || len(use) != 1 || use[ring.sealer.active] != 1 {
+			t.Errorf("keys in use: %v, %v, want %s only", use, err, ring.sealer.active)
+		}
+	}
+}
