@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/edrgate/edrgate/consumer"
 )
 
 // classicStart is a start message of EDC's classic signaling, with credentials in its source address.
@@ -93,6 +95,31 @@ func TestAdminAPIWithoutApp(t *testing.T) {
 	err := new(adminAPI).serve(nil, nil)
 	if err == nil || !strings.Contains(err.Error(), "not configured") {
 		t.Error(err)
+	}
+}
+
+// A key that EDRs of other companies are sealed with is shown to be in use: without it nobody could read them.
+func TestKeysThatSealEDRs(t *testing.T) {
+	g := newLiveGateway(t)
+	app := g.app()
+	app["consumer"] = object{"renew": "never"}
+	g.load(app, g.servers())
+	kept, err := g.participant().EDRs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	address, err := consumer.ParseEDR([]byte(`{"endpoint":"https://other.example/data","authorization":"CANARY"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = kept.cache.Put(t.Context(), consumer.Put{ID: "tp-1", EDR: address, Origin: consumer.ByHand})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := g.participant().config.Keys.SigningKeys()[0].SealingKey
+	answer := g.admin(http.MethodGet, "/edrgate/keys", "")
+	if answer.status != http.StatusOK || !strings.Contains(answer.body, `"edrs_by_secret_key":{"`+string(key)+`":1}`) || key == "" {
+		t.Errorf("%d %s, want one EDR sealed with %s", answer.status, answer.body, key)
 	}
 }
 

@@ -250,6 +250,9 @@ func (a *App) open() error {
 func (a *App) Cleanup() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.cleaned {
+		return nil // the observers are given back once: other configs have them too
+	}
 	a.cleaned = true
 	if a.stopRun != nil {
 		a.stopRun()

@@ -213,3 +213,22 @@ func TestGaugesGoWithTheirParticipant(t *testing.T) {
 		t.Errorf("configured again: %v", got)
 	}
 }
+
+// A config that is cleaned up twice gives back its participants' observers once.
+func TestObserverIsGivenBackOnce(t *testing.T) {
+	o := newObserver(newCollectors())
+	a := &App{participants: []*participant{{name: "acme", observer: o.acquire("acme")}}}
+	other := o.acquire("acme")
+	defer other.release()
+	for range 2 {
+		err := a.Cleanup()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	again := o.acquire("acme")
+	defer again.release()
+	if again != other {
+		t.Error("another config has the participant, and its observer is gone")
+	}
+}

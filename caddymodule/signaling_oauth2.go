@@ -132,12 +132,15 @@ type issuerOf struct {
 	participant *participant
 }
 
-// addIssuer refuses an issuer of which one token would be good for two participants, whatever the site: each remembers for
-// itself which tokens were used, so that it could be used again at the other.
+// addIssuer refuses an issuer of which one token would be good for two participants, whatever the site. Which tokens of it
+// were used is remembered by all sites together.
 func (a *App) addIssuer(p *participant, issuer *signaling.Issuer) error {
 	for _, other := range a.issuers {
 		if other.participant != p && other.TakesTokensOf(issuer) {
 			return fmt.Errorf("a token of %s would be good for participant %s too: let their audiences or participant contexts differ", issuer.Name(), other.participant.name)
+		}
+		if other.Name() == issuer.Name() {
+			issuer.RememberWith(other.Issuer) // a participant may be signaled to at several sites
 		}
 	}
 	a.issuers = append(a.issuers, issuerOf{issuer, p})

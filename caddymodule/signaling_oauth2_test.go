@@ -193,3 +193,48 @@ func TestTokenExchangeSettingsRefused(t *testing.T) {
 		}
 	}
 }
+
+// TestIssuedTokenAtTwoSites: a token that was used at one site of a participant is used at all of them.
+func TestIssuedTokenAtTwoSites(t *testing.T) {
+	g := newLiveGateway(t)
+	signer := testkit.NewWallet("did:web:login.example")
+	keys, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: signer.Key.Public(), KeyID: signer.KID, Use: "sig"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = os.WriteFile(g.path("jwks.json"), keys, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	servers := g.servers()
+	site := g.site("signaling")
+	way := object{"issuer": "https://login.example", "jwks": g.path("jwks.json"), "subjects": []string{"control-plane-1"}}
+	handler := object{"handler": "edr_signaling", "auth": []object{{"oauth2": way}}}
+	site["routes"] = []object{
+		{"match": []object{{"host": []string{"other.example"}}}, "handle": []object{handler}, "terminal": true},
+		{"handle": []object{handler}},
+	}
+	servers["signaling"] = site
+	g.load(g.app(), servers)
+	now := time.Now().Unix()
+	used := "Bearer " + signer.Sign(map[string]any{
+		"iss": "https://login.example", "sub": "control-plane-1", "aud": "did:web:provider.example", "jti": "1", "iat": now, "exp": now + 300,
+	})
+	end := func(site, flow string) int {
+		t.Helper()
+		return g.send("signaling", g.request(http.MethodPost, "http://"+site+"/dataflows/"+flow+"/terminate",
+			strings.NewReader(`{"messageId":"m"}`), "Authorization", used, "Content-Type", "application/json")).status
+	}
+	status := end("localhost", "flow-1")
+	if status != http.StatusOK {
+		t.Fatalf("first: %d", status)
+	}
+	status = end("other.example", "flow-2")
+	if status != http.StatusUnauthorized {
+		t.Errorf("with another message, at the other site: %d, want 401", status)
+	}
+	status = end("other.example", "flow-1")
+	if status != http.StatusOK {
+		t.Errorf("the very same again, at the other site: %d", status)
+	}
+}

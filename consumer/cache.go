@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -31,7 +32,8 @@ type Config struct {
 	Sealer      *tokens.Sealer // seals the EDRs, which are other companies' secrets
 
 	// AllowHTTP are hosts whose endpoints and refresh endpoints need not be https: host, for any port, host:port, or
-	// AnyHost. For tests and closed networks: tokens then travel in clear. Default: none, such an EDR is refused.
+	// AnyHost. For tests and closed networks: tokens then travel in clear. Default: none, such an EDR is refused, and one that
+	// is kept already is not used.
 	AllowHTTP []string
 
 	// EndedTTL is how long an ended EDR is remembered, so that a late start does not bring it to life. Default 30 d.
@@ -121,13 +123,15 @@ type Put struct {
 // the entry to life but leaves its newer tokens in place.
 //
 // An EDR that is refused changes nothing: CodeInvalid, CodeInsecure, CodeAudience, CodeConflict (the transfer is known
-// with another counterparty or asset), CodeEnded.
+// with another counterparty or asset), CodeSuspended (signaling has suspended the transfer, so that signaling resumes it),
+// CodeEnded.
 func (c *Cache) Put(ctx context.Context, p Put) (*Entry, error) {
 	err := c.checkPut(&p)
 	if err != nil {
 		return nil, err
 	}
-	own, err := c.claim(ctx, p.ID, digestOf(p.EDR.AccessToken))
+	digest := digestOf(p.EDR.AccessToken)
+	own, err := c.claim(ctx, p.ID, digest)
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +141,11 @@ func (c *Cache) Put(ctx context.Context, p Put) (*Entry, error) {
 	}
 	rec, err := c.put(ctx, &p)
 	if err != nil {
+		c.abandon(ctx, p.ID, digest)
 		return nil, c.refused(&p, err)
+	}
+	if digest != "" && !slices.Contains(rec.Held, digest) { // an old one, which changed nothing
+		c.release(ctx, p.ID, []string{digest})
 	}
 	c.release(ctx, p.ID, rec.dropped)
 	c.report(rec, p.EDR)
@@ -239,6 +247,10 @@ func (c *Cache) apply(rec *record, p *Put) error {
 	if !p.At.IsZero() && p.At.Before(rec.Told) {
 		return store.ErrKeep
 	}
+	if rec.State == Suspended && rec.ControlPlane != "" && p.admit == nil {
+		// Events do not say in which order they and signaling's messages were sent.
+		return refuse(CodeSuspended, "the transfer is suspended: the control plane that prepared it resumes it")
+	}
 	err := rec.learn(p.Terms)
 	if err != nil {
 		return err
@@ -258,13 +270,26 @@ func (c *Cache) apply(rec *record, p *Put) error {
 	rec.RetryAt, rec.Failures, rec.Status = time.Time{}, 0, 0
 	given := digestOf(p.EDR.AccessToken)
 	if given != "" && given == rec.Given {
-		c.schedule(rec)
-		return nil // delivered before: what it was renewed to is newer
+		return c.keep(rec) // delivered before: what it was renewed to is newer
 	}
 	rec.Given = given
 	c.install(rec, p.EDR, c.c.Now())
 	rec.EDR, err = c.seal(rec.ID, p.EDR)
 	return err
+}
+
+// keep schedules the renewal of the EDR that a record has.
+func (c *Cache) keep(rec *record) error {
+	kept, err := c.unseal(rec.ID, rec.EDR)
+	if err != nil {
+		return err
+	}
+	rec.Renewable, err = c.renewable(kept, rec.CounterpartyDID)
+	if err != nil {
+		return err
+	}
+	c.schedule(rec)
+	return nil
 }
 
 // renewable reports whether there is a refresh token and somebody to prove to. The error has CodeAudience.

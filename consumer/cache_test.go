@@ -80,6 +80,19 @@ func TestRepeatedStartLeavesRenewedTokens(t *testing.T) {
 	wantToken(t, x.put("tp-1", edr, Terms{}), "started-anew")
 }
 
+// A repeat may lack the renewal properties, as what applications are shown does: what is kept has them.
+func TestRepeatedStartWithoutRenewal(t *testing.T) {
+	t.Parallel()
+	x := newFixture(t)
+	x.started("tp-1")
+	shown := x.dps()
+	shown.RefreshToken, shown.RefreshEndpoint = "", ""
+	e := x.put("tp-1", shown, Terms{})
+	if !e.Renewable || e.Due.IsZero() {
+		t.Errorf("it is not renewed ahead any more: %+v", e)
+	}
+}
+
 func TestTermsNeverChange(t *testing.T) {
 	t.Parallel()
 	x := newFixture(t)

@@ -111,6 +111,20 @@ func (c *Cache) release(ctx context.Context, id string, digests []string) {
 	}
 }
 
+// abandon gives up a token that was claimed for an EDR which was then not kept, unless the record holds it. If it comes to be
+// held just now, it is claimed again before anything is signed about it.
+func (c *Cache) abandon(ctx context.Context, id, digest string) {
+	if digest == "" {
+		return
+	}
+	rec, err := c.record(ctx, id)
+	known := err == nil
+	if !known && CodeOf(err) != CodeUnknown || known && slices.Contains(rec.Held, digest) {
+		return
+	}
+	c.release(ctx, id, []string{digest})
+}
+
 func decodeClaim(r store.Record) (claim, error) {
 	var held claim
 	err := json.Unmarshal(r.Data, &held)

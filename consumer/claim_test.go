@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/edrgate/edrgate/store"
 	"github.com/edrgate/edrgate/tokens"
 )
 
@@ -130,17 +131,43 @@ func TestTokenOfAnotherProvider(t *testing.T) {
 	}
 }
 
-// A claim whose EDR was never kept stops its owner for a minute only.
-func TestClaimOfARefusedEDR(t *testing.T) {
+// A claim whose EDR was never kept, since the process died, stops the token's owner for a minute only.
+func TestClaimOfALostEDR(t *testing.T) {
 	t.Parallel()
 	x := newFixture(t)
-	e := x.dps()
-	e.RefreshAudience = otherDID
-	_, err := x.Put(t.Context(), Put{ID: "refused", EDR: e, Terms: Terms{Counterparty: providerDID}})
-	wantCode(t, err, CodeAudience)
+	_, err := x.claim(t.Context(), "lost", digestOf("access-0"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	x.started("tp-1")
 	_, err = x.renewer.Refresh(t.Context(), "tp-1")
 	wantCode(t, err, CodeForeignToken)
 	x.clock.Advance(claimGrace)
+	x.must(x.renewer.Refresh(t.Context(), "tp-1"))
+}
+
+// What is not kept claims no token: refused EDRs do not fill the store, and stop nobody.
+func TestClaimOfARefusedEDR(t *testing.T) {
+	t.Parallel()
+	x := newFixture(t)
+	foreign := x.dps()
+	foreign.RefreshAudience = otherDID
+	_, err := x.Put(t.Context(), Put{ID: "refused", EDR: foreign, Terms: Terms{Counterparty: providerDID}})
+	wantCode(t, err, CodeAudience)
+
+	began := x.clock.Now()
+	_, err = x.Put(t.Context(), Put{ID: "tp-1", EDR: x.dps(), Terms: Terms{Counterparty: providerDID}, At: began.Add(time.Second)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	late, conflict := x.dps(), x.dps()
+	late.AccessToken = "late"
+	wantToken(t, x.must(x.Put(t.Context(), Put{ID: "tp-1", EDR: late, At: began})), "access-0")
+	_, err = x.Put(t.Context(), Put{ID: "tp-1", EDR: conflict, Terms: Terms{Counterparty: otherDID}})
+	wantCode(t, err, CodeConflict)
+	claims, err := x.store.List(t.Context(), store.Query{Kind: claimKind})
+	if err != nil || len(claims) != 1 || claims[0].ID != x.claimKey(digestOf("access-0")) {
+		t.Errorf("claims %+v, error %v, want that of the EDR which is kept", claims, err)
+	}
 	x.must(x.renewer.Refresh(t.Context(), "tp-1"))
 }

@@ -63,10 +63,15 @@ func (c *Cache) acquire(ctx context.Context, id string, w want, owner string, le
 		if err != nil {
 			return err
 		}
+		err = edr.Check(c.c.AllowHTTP...) // again: what is allowed may have changed since it was put
+		if err != nil {
+			return err
+		}
 		if edr.RefreshToken == "" || edr.RefreshEndpoint == "" || edr.AccessToken == "" {
 			return refuse(CodeNotRenewable, "the EDR has no renewal properties")
 		}
-		if rec.RenewingOwner != owner && now.Before(rec.RenewingUntil) {
+		// One that ends much later than ours would was taken by a clock that was ahead.
+		if rec.RenewingOwner != owner && now.Before(rec.RenewingUntil) && rec.RenewingUntil.Before(now.Add(2*lease)) {
 			t.standing = occupied
 			return store.ErrKeep
 		}

@@ -119,6 +119,33 @@ func TestParseEventRefuses(t *testing.T) {
 	}
 }
 
+// Of events that arrive in another order than they were written, the newest counts, also one that changed nothing.
+func TestApplyOutOfOrder(t *testing.T) {
+	t.Parallel()
+	x := newFixture(t)
+	began := x.clock.Now()
+	for _, step := range []struct {
+		kind  EventKind
+		after time.Duration
+		want  State
+	}{
+		{KindStarted, 0, Started},
+		{KindSuspended, time.Second, Suspended},
+		{KindSuspended, 3 * time.Second, Suspended},
+		{KindStarted, 2 * time.Second, Suspended}, // late
+		{KindStarted, 4 * time.Second, Started},
+	} {
+		e := &Event{Kind: step.kind, ID: "tp-1", Consumer: true, At: began.Add(step.after)}
+		if step.kind == KindStarted {
+			e.EDR = x.dps()
+		}
+		entry, err := x.Apply(t.Context(), e)
+		if err != nil || entry.State != step.want {
+			t.Fatalf("%s after %s: %+v, %v, want %s", step.kind, step.after, entry, err, step.want)
+		}
+	}
+}
+
 // Events that mean nothing here change nothing.
 func TestApplyIgnores(t *testing.T) {
 	t.Parallel()

@@ -28,7 +28,8 @@ type RenewerConfig struct {
 	Backoff    time.Duration // default 500 ms
 	MaxBackoff time.Duration // default 5 s
 
-	// Lease is for how long nobody else renews an EDR that one process has begun to renew. Default 60 s.
+	// Lease is for how long nobody else renews an EDR that one process has begun to renew. It is to be about the same in all
+	// processes over a store: one that ends later than twice ours counts for nothing. Default 60 s.
 	Lease time.Duration
 
 	// Margin is how long before its end an access token is no longer used. Default 5 s, and at most a tenth of its life.

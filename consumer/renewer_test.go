@@ -107,6 +107,23 @@ func TestTwoProcessesRenewOnce(t *testing.T) {
 	}
 }
 
+// A process whose clock was a day ahead died with the lease: nobody waits for a day.
+func TestLeaseOfAClockAhead(t *testing.T) {
+	t.Parallel()
+	x := newFixture(t)
+	e := x.started("tp-1")
+	x.clock.Advance(24 * time.Hour)
+	_, err := x.acquire(t.Context(), "tp-1", want{seen: e.Generation}, "dead", x.renewer.c.Lease)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.clock.Advance(-24 * time.Hour)
+	again, err := x.acquire(t.Context(), "tp-1", want{seen: e.Generation}, "living", x.renewer.c.Lease)
+	if err != nil || again.standing != leased {
+		t.Errorf("standing %d, error %v", again.standing, err)
+	}
+}
+
 // A process that died while it renewed stops the others no longer than its lease.
 func TestLeaseRunsOut(t *testing.T) {
 	t.Parallel()

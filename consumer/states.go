@@ -20,7 +20,10 @@ func (c *Cache) suspend(ctx context.Context, id string, at time.Time) (*Entry, e
 		case Ended:
 			return refuse(CodeEnded, "the transfer is over")
 		case Suspended:
-			return store.ErrKeep
+			if at.IsZero() {
+				return store.ErrKeep
+			}
+			return nil // its time counts: a start that was told before it comes too late
 		case Prepared:
 			return rec.holds()
 		}
@@ -171,7 +174,8 @@ func (c *Cache) Learn(ctx context.Context, id string, t Terms) (*Entry, error) {
 }
 
 // Apply carries out an event of EDC's callback. It returns nil for an event that means nothing here: of another kind, of
-// a transfer whose provider is our own control plane, or older than the newest one that was applied.
+// a transfer whose provider is our own control plane, or the start of one that signaling has suspended. One that is older
+// than the newest one that was applied changes nothing.
 func (c *Cache) Apply(ctx context.Context, e *Event) (*Entry, error) {
 	if e.Kind == KindOther || !e.Consumer {
 		return nil, nil
@@ -180,9 +184,13 @@ func (c *Cache) Apply(ctx context.Context, e *Event) (*Entry, error) {
 	case e.Kind == KindEnded:
 		return nil, c.finish(ctx, e.ID, e.At)
 	case e.Kind == KindStarted && e.EDR != nil:
-		return c.Put(ctx, Put{
+		entry, err := c.Put(ctx, Put{
 			ID: e.ID, EDR: e.EDR, Origin: ByEvent, At: e.At, Terms: Terms{Asset: e.Asset, Agreement: e.Agreement},
 		})
+		if err != nil && CodeOf(err) == CodeSuspended {
+			return nil, nil
+		}
+		return entry, err
 	case e.Kind == KindStarted:
 		return nil, nil // push, or a transfer of something else than EDRs
 	}

@@ -386,6 +386,27 @@ func TestTransferOfMappedProvider(t *testing.T) {
 	}
 }
 
+// TestTransferSuspendedBySignaling: only resume ends its suspension, no event of the start that arrives late and no EDR that
+// is given by hand.
+func TestTransferSuspendedBySignaling(t *testing.T) {
+	t.Parallel()
+	x := newFixture(t)
+	s := x.script("tp-1")
+	s.started("m-1", x.address())(tokens.Started, false)
+	told := x.clock.Now()
+	x.clock.Advance(time.Second)
+	s.end(s.Suspend, "m-2", tokens.Applied)
+	entry, err := x.Apply(t.Context(), &Event{Kind: KindStarted, ID: "tp-1", Consumer: true, At: told, EDR: x.dps()})
+	if entry != nil || err != nil {
+		t.Errorf("event: %+v, %v", entry, err)
+	}
+	_, err = x.Put(t.Context(), Put{ID: "tp-1", EDR: x.dps(), Origin: ByHand})
+	wantCode(t, err, CodeSuspended)
+	s.state(tokens.Suspended)
+	s.resume("m-3", x.address("authorization", "access-1"))(tokens.Started, false)
+	wantToken(t, x.get("tp-1"), "access-1")
+}
+
 // TestTransferLosesItsEDR: an EDR that is removed by hand does not take away what the control plane goes on to signal about.
 func TestTransferLosesItsEDR(t *testing.T) {
 	t.Parallel()

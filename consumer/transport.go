@@ -103,6 +103,11 @@ func (t *Transport) Send(req *http.Request, id string) (*Answer, error) {
 		closeBody(req)
 		return nil, err
 	}
+	err = e.EDR.Check(t.c.Renewer.cache.c.AllowHTTP...) // again: what is allowed may have changed since it was put
+	if err != nil {
+		closeBody(req)
+		return nil, err
+	}
 	first, err := prepare(req, e)
 	if err != nil {
 		closeBody(req)

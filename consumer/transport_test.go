@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"sync"
@@ -84,6 +85,23 @@ func TestSendAddsTheToken(t *testing.T) {
 				t.Error("the request was changed")
 			}
 		})
+	}
+}
+
+// Tokens of an EDR that was put while http was allowed go nowhere in clear when it is allowed no more.
+func TestHTTPThatIsAllowedNoMore(t *testing.T) {
+	t.Parallel()
+	x := newFixture(t)
+	x.started("tp-1")
+	x.config.AllowHTTP = nil
+	x.Cache, x.renewer = x.open()
+	req := httptest.NewRequest(http.MethodGet, x.provider.URL+"/data", nil)
+	_, err := x.transport().Send(req, "tp-1")
+	wantCode(t, err, CodeInsecure)
+	_, err = x.renewer.Refresh(t.Context(), "tp-1")
+	wantCode(t, err, CodeInsecure)
+	if len(x.provider.asked()) != 0 || x.provider.renewed() != 0 {
+		t.Error("the provider was asked by http")
 	}
 }
 

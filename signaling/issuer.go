@@ -121,6 +121,10 @@ func (i *Issuer) TakesTokensOf(other *Issuer) bool {
 	return shared && i.c.Exchange.sharesContext(other.c.Exchange) && slices.ContainsFunc(i.c.Audience, func(name string) bool { return slices.Contains(other.c.Audience, name) })
 }
 
+// RememberWith has both remember used tokens together, so that one that was used at the one is used at the other. It must be
+// called before a token is checked. Both must have the same Name: a jti is unique with its issuer only (RFC 7519 §4.1.7).
+func (i *Issuer) RememberWith(other *Issuer) { i.seen = other.seen }
+
 // shares returns a subject that both have at the same issuer.
 func (i *Issuer) shares(other *Issuer) (string, bool) {
 	if !i.c.Exchange.sharesClient(other.c.Exchange) {
