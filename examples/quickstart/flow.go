@@ -14,7 +14,8 @@ import (
 type stage struct {
 	narrator
 	client          *http.Client
-	gateway         *gateway
+	gateway         *gateway // the provider's
+	consumerGateway *gateway
 	consumer, thief *wallet
 	tokenTTL        time.Duration
 	counted         tally
@@ -51,14 +52,14 @@ func (f *flow) live(ctx context.Context) error {
 	return nil
 }
 
-// signal posts a message of the control plane.
-func (f *flow) signal(ctx context.Context, m message) (answer, error) {
+// signal posts a message of a gateway's control plane.
+func (s *stage) signal(ctx context.Context, to *gateway, m message) (answer, error) {
 	body, err := json.Marshal(m.body)
 	if err != nil {
 		return answer{}, err
 	}
 	header := http.Header{"Content-Type": {"application/json"}}
-	return exchange(ctx, f.client, http.MethodPost, f.gateway.signaling()+m.path, header, body)
+	return exchange(ctx, s.client, http.MethodPost, to.signaling()+m.path, header, body)
 }
 
 // take keeps the EDR of an answer.
@@ -74,7 +75,7 @@ func (f *flow) take(body []byte) (string, error) {
 func (f *flow) start(ctx context.Context) error {
 	f.counted.starts++
 	return f.step("control plane: start", wanted{http.StatusOK, f.take}, func() (answer, error) {
-		return f.signal(ctx, f.dialect.start)
+		return f.signal(ctx, f.gateway, f.dialect.start)
 	})
 }
 
@@ -234,7 +235,7 @@ func (f *flow) renewAgain(ctx context.Context) error {
 
 func (f *flow) suspend(ctx context.Context) error {
 	return f.step("control plane: suspend", wanted{status: f.dialect.doneStatus}, func() (answer, error) {
-		return f.signal(ctx, f.dialect.suspend)
+		return f.signal(ctx, f.gateway, f.dialect.suspend)
 	})
 }
 
@@ -247,13 +248,13 @@ func (f *flow) useSuspended(ctx context.Context) error {
 
 func (f *flow) resume(ctx context.Context) error {
 	return f.step("control plane: resume", wanted{http.StatusOK, f.take}, func() (answer, error) {
-		return f.signal(ctx, f.dialect.resume)
+		return f.signal(ctx, f.gateway, f.dialect.resume)
 	})
 }
 
 func (f *flow) terminate(ctx context.Context) error {
 	return f.step("control plane: terminate", wanted{status: f.dialect.doneStatus}, func() (answer, error) {
-		return f.signal(ctx, f.dialect.terminate)
+		return f.signal(ctx, f.gateway, f.dialect.terminate)
 	})
 }
 

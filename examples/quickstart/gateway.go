@@ -16,11 +16,15 @@ import (
 	"time"
 )
 
-// caddyfile is the gateway's configuration. It is a Caddyfile as it stands: Caddy itself would take the values from the
-// environment. They are filled in here so that the file in the working directory can be read and tried out.
-//
-//go:embed Caddyfile
-var caddyfile string
+// The configurations of the gateways. They are Caddyfiles as they stand: Caddy itself would take the values from the
+// environment. They are filled in here so that the files in the working directories can be read and tried out.
+var (
+	//go:embed Caddyfile.provider
+	providerCaddyfile string
+
+	//go:embed Caddyfile.consumer
+	consumerCaddyfile string
+)
 
 // How long Caddy may take. They bound a hang and are far above what it needs.
 const (
@@ -33,34 +37,39 @@ const (
 // gateway is a Caddy with the plugin, run as its operator would run it.
 type gateway struct {
 	binary      string
-	dir         string // holds all that it reads and writes
+	caddyfile   string // with placeholders
+	did         string // of the company
+	dir         string // holds all that it reads and writes, its signing key among it
 	backendPort string
 	walletPort  string
 
-	dataPort, signalingPort, adminPort string
+	dataPort, egressPort, signalingPort, adminPort string // a provider has no egress
 
 	stop   context.CancelFunc
 	exited chan struct{} // closed when the process has ended, with err
 	err    error
 }
 
+func (g *gateway) keyFile() string    { return filepath.Join(g.dir, "signing.pem") }
 func (g *gateway) configFile() string { return filepath.Join(g.dir, "Caddyfile") }
 func (g *gateway) logFile() string    { return filepath.Join(g.dir, "caddy.log") }
 func (g *gateway) signaling() string  { return "http://127.0.0.1:" + g.signalingPort }
 func (g *gateway) data() string       { return "http://127.0.0.1:" + g.dataPort }
+func (g *gateway) egress() string     { return "http://127.0.0.1:" + g.egressPort }
 func (g *gateway) admin() string      { return "127.0.0.1:" + g.adminPort }
 
-// start makes a signing key and a configuration, starts Caddy and waits until it is ready.
+// generateKey makes the signing key.
+func (g *gateway) generateKey(ctx context.Context) error {
+	return g.command(ctx, "edr", "keygen", g.keyFile(), "--did", g.did)
+}
+
+// start makes a configuration, starts Caddy and waits until it is ready.
 func (g *gateway) start(ctx context.Context, client *http.Client, tokenTTL time.Duration) error {
-	err := g.command(ctx, "edr", "keygen", filepath.Join(g.dir, "signing.pem"), "--did", providerDID)
+	ports, err := freePorts(4)
 	if err != nil {
 		return err
 	}
-	ports, err := freePorts(3)
-	if err != nil {
-		return err
-	}
-	g.dataPort, g.signalingPort, g.adminPort = ports[0], ports[1], ports[2]
+	g.dataPort, g.egressPort, g.signalingPort, g.adminPort = ports[0], ports[1], ports[2], ports[3]
 	err = g.configure(tokenTTL)
 	if err != nil {
 		return err
@@ -78,12 +87,13 @@ func (g *gateway) configure(tokenTTL time.Duration) error {
 		"{$ADMIN_PORT}", g.adminPort,
 		"{$BACKEND_PORT}", g.backendPort,
 		"{$DATA_PORT}", g.dataPort,
+		"{$DID}", g.did,
 		"{$DIR}", g.dir,
-		"{$PROVIDER_DID}", providerDID,
+		"{$EGRESS_PORT}", g.egressPort,
 		"{$SIGNALING_PORT}", g.signalingPort,
 		"{$TOKEN_TTL}", brief(tokenTTL),
 		"{$WALLET_PORT}", g.walletPort,
-	).Replace(caddyfile)
+	).Replace(g.caddyfile)
 	return os.WriteFile(g.configFile(), []byte(filled), 0o600)
 }
 

@@ -8,20 +8,32 @@ import (
 )
 
 func TestConfigureFillsEverythingIn(t *testing.T) {
-	g := &gateway{dir: t.TempDir(), backendPort: "1", walletPort: "2", dataPort: "3", signalingPort: "4", adminPort: "5"}
-	err := g.configure(5 * time.Minute)
-	if err != nil {
-		t.Fatal(err)
-	}
-	written, err := os.ReadFile(g.configFile())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if strings.Contains(string(written), "{$") {
-		t.Errorf("a placeholder is left:\n%s", written)
-	}
-	if !strings.Contains(string(written), "\ttoken_ttl 5m\n") {
-		t.Errorf("no token_ttl 5m:\n%s", written)
+	for _, test := range []struct{ name, caddyfile, line string }{
+		{"provider", providerCaddyfile, "\ttoken_ttl 5m\n"},
+		{"consumer", consumerCaddyfile, "\nhttp://127.0.0.1:6 {\n\tedr_egress\n"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			g := &gateway{
+				caddyfile: test.caddyfile, did: "did:web:some.example", dir: t.TempDir(), backendPort: "1", walletPort: "2",
+				dataPort: "3", signalingPort: "4", adminPort: "5", egressPort: "6",
+			}
+			err := g.configure(5 * time.Minute)
+			if err != nil {
+				t.Fatal(err)
+			}
+			written, err := os.ReadFile(g.configFile())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(string(written), "{$") {
+				t.Errorf("a placeholder is left:\n%s", written)
+			}
+			for _, line := range []string{"\tdid did:web:some.example\n", test.line} {
+				if !strings.Contains(string(written), line) {
+					t.Errorf("no %q:\n%s", line, written)
+				}
+			}
+		})
 	}
 }
 

@@ -1,6 +1,7 @@
-// Command quickstart shows the gateway at work on one machine. It starts the built Caddy with a small Caddyfile and plays
-// everybody around it: the provider's control plane and backend, the consumer with its wallet, and a thief. Each step is
-// one line; a step that does not go as it must ends the program with an error.
+// Command quickstart shows the gateway at work on one machine. It starts the built Caddy twice, each with a small Caddyfile,
+// as the gateway of a provider and as that of a consumer, and plays everybody around them: the control planes, the
+// provider's backend, the consumer with its wallet and an application, and a thief. Each step is one line; a step that does
+// not go as it must ends the program with an error.
 //
 // It uses no code of the gateway, so that another JOSE library and another reading of the protocols meet it.
 package main
@@ -16,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 )
@@ -58,7 +60,7 @@ func run(ctx context.Context, o options, out io.Writer) error {
 	}
 	err = playIn(ctx, dir, o, out)
 	if err != nil && ctx.Err() == nil {
-		return fmt.Errorf("%w\nwhat Caddy logged and read is in %s: caddy.log, Caddyfile", err, dir)
+		return fmt.Errorf("%w\nwhat each Caddy logged and read is below %s: caddy.log, Caddyfile", err, dir)
 	}
 	if ctx.Err() != nil {
 		fmt.Fprintln(out, "\nstopped")
@@ -97,16 +99,32 @@ func playIn(ctx context.Context, dir string, o options, out io.Writer) error {
 
 	// Without a proxy of the environment: all hosts are this one.
 	client := &http.Client{Timeout: requestTimeout, Transport: &http.Transport{}}
-	gate := &gateway{binary: o.caddy, dir: dir, backendPort: backendPort, walletPort: walletPort}
-	defer gate.close()
-	err = gate.start(ctx, client, o.tokenTTL)
+	gate := &gateway{
+		binary: o.caddy, caddyfile: providerCaddyfile, did: providerDID, dir: filepath.Join(dir, "provider"),
+		backendPort: backendPort, walletPort: walletPort,
+	}
+	consumerGate := &gateway{binary: o.caddy, caddyfile: consumerCaddyfile, did: consumer.did, dir: filepath.Join(dir, "consumer")}
+	err = errors.Join(os.Mkdir(gate.dir, 0o700), os.Mkdir(consumerGate.dir, 0o700))
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "Caddy is running with %s\n", gate.configFile())
+	// The consumer's key stands in its DID document, which is there before its gateway.
+	err = errors.Join(gate.generateKey(ctx), consumer.writeKey(consumerGate.keyFile()))
+	if err != nil {
+		return err
+	}
+	for _, g := range []*gateway{gate, consumerGate} {
+		defer g.close()
+		err = g.start(ctx, client, o.tokenTTL)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "Caddy is running with %s\n", g.configFile())
+	}
 
 	s := &stage{
-		narrator: narrator{out: out}, client: client, gateway: gate, consumer: consumer, thief: thief, tokenTTL: o.tokenTTL,
+		narrator: narrator{out: out}, client: client, gateway: gate, consumerGateway: consumerGate,
+		consumer: consumer, thief: thief, tokenTTL: o.tokenTTL,
 	}
 	kept, err := s.play(ctx, "http://127.0.0.1:"+backendPort)
 	if err != nil {
@@ -119,15 +137,18 @@ func playIn(ctx context.Context, dir string, o options, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	ended := gate
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-gate.exited:
-		if ctx.Err() != nil {
-			return ctx.Err() // Ctrl-C reaches Caddy too
-		}
-		return fmt.Errorf("caddy has ended: %w", gate.ended())
+	case <-consumerGate.exited:
+		ended = consumerGate
 	}
+	if ctx.Err() != nil {
+		return ctx.Err() // Ctrl-C reaches Caddy too
+	}
+	return fmt.Errorf("caddy with %s has ended: %w", ended.configFile(), ended.ended())
 }
 
 // serve serves a handler on a free port of the loopback interface.

@@ -86,7 +86,16 @@ const (
 	issuedMetric   = "edrgate_tokens_issued_total"
 	renewalsMetric = "edrgate_renewals_total"
 	requestsMetric = "edrgate_data_requests_total"
+
+	consumerRenewalsMetric = "edrgate_consumer_renewals_total"
+	consumerEventsMetric   = "edrgate_consumer_events_total"
 )
+
+// count adds what the consumer's gateway has done at the provider's by itself.
+func (t *tally) count(ofConsumer []series) {
+	t.rotations += int(sum(ofConsumer, consumerRenewalsMetric, `result="renewed"`))
+	t.refused.auth += int(sum(ofConsumer, consumerEventsMetric, `event="rejected"`)) // and then sent again
+}
 
 // compare finds what the gateway counted differently.
 func (t *tally) compare(all []series) error {

@@ -45,6 +45,21 @@ func TestCompare(t *testing.T) {
 	}
 }
 
+func TestCountOfConsumer(t *testing.T) {
+	all, err := parseMetrics(`edrgate_consumer_renewals_total{participant="default",result="renewed"} 2
+edrgate_consumer_renewals_total{participant="default",result="refused"} 4
+edrgate_consumer_events_total{event="rejected",participant="default"} 1
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	counted := tally{rotations: 1, refused: handlerCounts{auth: 5, proxy: 6}}
+	counted.count(all)
+	if counted != (tally{rotations: 3, refused: handlerCounts{auth: 6, proxy: 6}}) {
+		t.Errorf("counted %+v", counted)
+	}
+}
+
 func TestParseMetricsRefuses(t *testing.T) {
 	for _, text := range []string{"edrgate_flows", "edrgate_flows{} many"} {
 		_, err := parseMetrics(text)

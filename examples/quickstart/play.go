@@ -25,8 +25,13 @@ func (s *stage) play(ctx context.Context, backend string) (*flow, error) {
 		}
 	}
 
+	err := s.pull(ctx)
+	if err != nil {
+		return nil, err
+	}
+
 	s.title("Operation")
-	err := s.act(fmt.Sprintf("operator: reload with a token life of %s", brief(longTTL)), func() error {
+	err = s.act(fmt.Sprintf("operator: reload with a token life of %s", brief(longTTL)), func() error {
 		return s.gateway.reload(ctx, longTTL)
 	})
 	if err != nil {
@@ -59,6 +64,11 @@ func (f *flow) verify(ctx context.Context) error {
 	})
 }
 
+// scrape reads a gateway's metrics.
+func (s *stage) scrape(ctx context.Context, g *gateway) (answer, error) {
+	return exchange(ctx, s.client, http.MethodGet, g.signaling()+"/metrics", nil, nil)
+}
+
 // reconcile looks for all that was done in the metrics.
 func (s *stage) reconcile(ctx context.Context) error {
 	var counted []series
@@ -71,7 +81,7 @@ func (s *stage) reconcile(ctx context.Context) error {
 		return "they agree with the steps above:", s.counted.compare(counted)
 	}
 	err := s.step("operator: metrics", wanted{http.StatusOK, read}, func() (answer, error) {
-		return exchange(ctx, s.client, http.MethodGet, s.gateway.signaling()+"/metrics", nil, nil)
+		return s.scrape(ctx, s.gateway)
 	})
 	if err != nil {
 		return err
@@ -99,7 +109,7 @@ func (f *flow) invite(out io.Writer) error {
 	}
 	flowURL := f.gateway.signaling() + "/dataflows/transfer-3"
 	_, err = fmt.Fprintf(out, `
-Caddy stays up until Ctrl-C. transfer-3 is yours:
+Both Caddys stay up until Ctrl-C. transfer-3 is yours:
 
 start, again: the same EDR with a fresh access token
   curl -s -H 'Content-Type: application/json' --data '@%[1]s' %[2]s/dataflows/start
@@ -117,8 +127,13 @@ all flows, one flow, the end of it
   curl -s %[10]s/edrgate/flows
   %[11]s edr show transfer-3 --address %[10]s
   %[11]s edr revoke transfer-3 --address %[10]s
+
+pull-1 is in the keeping of the consumer's gateway: data without a token, at any time; the EDRs that it has
+  curl -i '%[12]s'
+  %[11]s edr edrs --address %[13]s
 `,
 		path("start.json"), f.gateway.signaling(), path("token"), f.edr.endpoint, f.dialect.document, f.gateway.walletPort,
-		path("refresh_token"), f.edr.refreshEndpoint, flowURL, f.gateway.admin(), f.gateway.binary)
+		path("refresh_token"), f.edr.refreshEndpoint, flowURL, f.gateway.admin(), f.gateway.binary,
+		f.consumerGateway.egress()+byAsset, f.consumerGateway.admin())
 	return err
 }

@@ -4,11 +4,14 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -34,6 +37,15 @@ func newWallet(hostPort, name string) (*wallet, error) {
 	}
 	// did:web method specification: the colon before a port is percent-encoded, and colons stand for slashes.
 	return &wallet{did: "did:web:localhost%3A" + hostPort + ":" + name, key: key}, nil
+}
+
+// writeKey gives the wallet's key to a gateway that signs in its name: PKCS #8 in PEM, as `caddy edr keygen` writes it.
+func (w *wallet) writeKey(file string) error {
+	der, err := x509.MarshalPKCS8PrivateKey(w.key)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
 }
 
 func (w *wallet) keyID() string { return w.did + "#key-1" }

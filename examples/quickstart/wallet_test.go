@@ -1,7 +1,11 @@
 package main
 
 import (
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -38,6 +42,41 @@ func TestVerifiedClaims(t *testing.T) {
 	_, err = verifiedClaims(foreign, foreignKeys)
 	if err == nil {
 		t.Error("the token of another issuer passes")
+	}
+}
+
+// The gateway that is given the key must sign what the wallet's DID document vouches for.
+func TestWriteKey(t *testing.T) {
+	w, err := newWallet("1", "consumer")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "signing.pem")
+	err = w.writeKey(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Mode().Perm() != 0o600 {
+		t.Errorf("the key's file has the mode %v", info.Mode())
+	}
+	written, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(written)
+	if block == nil {
+		t.Fatal("the file is no PEM")
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !w.key.Equal(key) {
+		t.Error("the file has another key")
 	}
 }
 
