@@ -5,6 +5,7 @@ package edc
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -21,8 +22,9 @@ import (
 // consumer is an application beside the consumer's control plane: it takes EDRs from there, and has the key of the
 // consumer's DID.
 type consumer struct {
-	wallet *testkit.Wallet
-	client *http.Client
+	wallet   *testkit.Wallet
+	document []byte // of the wallet's DID
+	client   *http.Client
 }
 
 // newConsumer serves the DID document of a new wallet, did:web:localhost%3APORT, for as long as the test runs.
@@ -34,12 +36,33 @@ func newConsumer(t testing.TB) *consumer {
 			return
 		}
 		w.Header().Set("Content-Type", "application/did+json")
-		_, _ = w.Write(c.wallet.Document())
+		_, _ = w.Write(c.document)
 	}))
 	t.Cleanup(server.Close)
 	port := server.Listener.Addr().(*net.TCPAddr).Port
 	c.wallet = testkit.NewWallet(fmt.Sprintf("did:web:localhost%%3A%d", port))
+	c.document = c.wallet.Document()
 	return c
+}
+
+// publish adds what `caddy edr keygen --did` prints to the DID document, and returns the key's id there.
+func (c *consumer) publish(printed []byte) (string, error) {
+	document, added := map[string]any{}, map[string][]any{}
+	err := errors.Join(json.Unmarshal(c.document, &document), json.Unmarshal(printed, &added))
+	if err != nil {
+		return "", err
+	}
+	for member, values := range added {
+		there, _ := document[member].([]any)
+		document[member] = append(there, values...)
+	}
+	const usedForProofs = "assertionMethod"
+	if len(added[usedForProofs]) != 1 {
+		return "", fmt.Errorf("keygen printed %d keys, want 1: %s", len(added[usedForProofs]), printed)
+	}
+	kid, _ := added[usedForProofs][0].(string)
+	c.document, err = json.Marshal(document)
+	return kid, err
 }
 
 // reply is an answer that was read to its end.

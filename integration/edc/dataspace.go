@@ -131,10 +131,20 @@ func (d *Dataspace) Negotiate(ctx context.Context, asset string, o Offered) (str
 	return agreement, err
 }
 
-// Request asks for a pull under an agreement and returns the consumer's id of it.
-func (d *Dataspace) Request(ctx context.Context, agreement, sourceType string) (string, error) {
+// Request asks for a pull under an agreement and returns the consumer's id of it. The events of the transfer are posted to
+// the callbacks, which need no credential.
+func (d *Dataspace) Request(ctx context.Context, agreement, sourceType string, callbacks ...string) (string, error) {
 	request := newNode("TransferRequest", d.counterparty())
 	request["contractId"], request["transferType"] = agreement, pullOf(sourceType)
+	var addresses []node
+	for _, uri := range callbacks {
+		addresses = append(addresses, node{
+			"@type": "CallbackAddress", "uri": uri, "transactional": false, "events": []string{"transfer.process"},
+		})
+	}
+	if len(addresses) > 0 {
+		request["callbackAddresses"] = addresses
+	}
 	return d.Consumer.create(ctx, "/v3/transferprocesses", request)
 }
 

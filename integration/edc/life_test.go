@@ -32,6 +32,7 @@ func TestLife(t *testing.T) {
 			x.suspendedByProvider(weather)
 			x.suspendedByConsumer(trains)
 			x.startAnsweredInVain(trains)
+			x.comesByEvent(weather)
 			further := x.startedWhileAway(weather)
 			x.endedByProvider(weather)
 			x.endedByConsumer(trains)

@@ -69,6 +69,11 @@ func (c *controlPlanes) control() string {
 	return fmt.Sprintf("http://localhost:%d/control", c.providerPort+2)
 }
 
+// consumerManagement is the consumer's management API, known before it runs.
+func (c *controlPlanes) consumerManagement() string {
+	return fmt.Sprintf("http://localhost:%d/management", c.consumerPort+3)
+}
+
 // start starts both and waits until they serve.
 func (c *controlPlanes) start() {
 	c.t.Helper()

@@ -24,15 +24,18 @@ type run struct {
 	tap      *tap
 	backend  *backend
 	consumer *consumer
+	user     *user
 }
 
 func newRun(t testing.TB, r release) *run {
 	t.Helper()
 	x := &run{t: t, release: r, began: time.Now(), backend: newBackend(t), consumer: newConsumer(t)}
-	x.gateway = newGateway(t, x.backend.address())
+	ports := freePorts(t)
+	x.gateway = newGateway(t, ports+1, x.backend.address())
 	x.tap = newTap(t, x.gateway.signals)
 	x.edc = newControlPlanes(t, r, x.consumer.wallet.DID)
 	x.gateway.configure(x.edc.control(), x.tap.server.URL)
+	x.user = newUser(t, ports+3, x.consumer, x.edc.consumerManagement())
 	return x
 }
 
