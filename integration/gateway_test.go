@@ -200,11 +200,17 @@ func (g *gateway) signal(s os.Signal) error {
 	if err != nil {
 		return err
 	}
+	return g.awaitExit(s)
+}
+
+// awaitExit waits for the end of a process that was sent a signal.
+func (g *gateway) awaitExit(s os.Signal) error {
+	g.t.Helper()
 	g.process = nil
 	g.client.CloseIdleConnections()
 	g.admin.CloseIdleConnections()
 	select {
-	case err = <-g.exited:
+	case err := <-g.exited:
 		return err
 	case <-time.After(patience):
 		g.t.Fatalf("the process did not end within %s of %s", patience, s)
