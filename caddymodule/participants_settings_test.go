@@ -155,9 +155,10 @@ func TestParticipantCaddyfile(t *testing.T) {
 		t.Errorf("%+v", app)
 	}
 	for bad, want := range map[string]string{
-		"participant":                                         "wrong argument count",
-		"participant a b":                                     "wrong argument count",
-		"participant a\nparticipant b":                        "participant is already set to another value",
+		"participant":                  "wrong argument count",
+		"participant a b":              "wrong argument count",
+		"participant a\nparticipant b": "participant is already set to another value",
+
 		"participant a {\ndid x\n}\nparticipant a {\n}":       "participant a is already defined",
 		"participant a {\ntoken_ttl 5m\n}":                    `unrecognized option "token_ttl" of participant`,
 		"participant a {\nparticipant b\n}":                   `unrecognized option "participant" of participant`,

@@ -18,6 +18,7 @@ import (
 )
 
 // An EDR is renewed when it has expired, with a proof that another JOSE library verifies.
+
 func TestCurrentRenewsWhatHasExpired(t *testing.T) {
 	t.Parallel()
 	x := newFixture(t)
@@ -39,6 +40,7 @@ func TestCurrentRenewsWhatHasExpired(t *testing.T) {
 }
 
 // Fifty requests find the token expired at once: one renewal, and all have its token.
+
 func TestFiftyAtOnceRenewOnce(t *testing.T) {
 	t.Parallel()
 	x := newFixture(t)
@@ -68,92 +70,13 @@ func TestFiftyAtOnceRenewOnce(t *testing.T) {
 }
 
 // Two processes over one store find the token expired at once: one renewal, and the other process waits for it.
-func TestTwoProcessesRenewOnce(t *testing.T) {
-	t.Parallel()
-	x := newFixture(t)
-	x.started("tp-1")
-	x.clock.Advance(5 * time.Minute)
-	arrived, answer := make(chan struct{}), make(chan struct{})
-	x.provider.renew = func(n int, _ http.ResponseWriter, _ *http.Request) bool {
-		if n == 1 {
-			close(arrived)
-			<-answer
-		}
-		return false
-	}
-	_, other := x.open()
-	results := make(chan string, 2)
-	ask := func(r *Renewer) {
-		e, err := r.Current(context.Background(), "tp-1")
-		if err != nil {
-			results <- err.Error()
-			return
-		}
-		results <- e.EDR.AccessToken.Reveal()
-	}
-	go ask(x.renewer)
-	<-arrived
-	go ask(other)
-	testkit.Eventually(t, "the other process waits", func() bool { return x.observer.event(EventWaited) == 1 })
-	close(answer)
-	for range 2 {
-		got := <-results
-		if got != "access-1" {
-			t.Errorf("a process got %s", got)
-		}
-	}
-	if x.provider.renewed() != 1 {
-		t.Errorf("%d renewals", x.provider.renewed())
-	}
-}
 
 // A process whose clock was a day ahead died with the lease: nobody waits for a day.
-func TestLeaseOfAClockAhead(t *testing.T) {
-	t.Parallel()
-	x := newFixture(t)
-	e := x.started("tp-1")
-	x.clock.Advance(24 * time.Hour)
-	_, err := x.acquire(t.Context(), "tp-1", want{seen: e.Generation}, "dead", x.renewer.c.Lease)
-	if err != nil {
-		t.Fatal(err)
-	}
-	x.clock.Advance(-24 * time.Hour)
-	again, err := x.acquire(t.Context(), "tp-1", want{seen: e.Generation}, "living", x.renewer.c.Lease)
-	if err != nil || again.standing != leased {
-		t.Errorf("standing %d, error %v", again.standing, err)
-	}
-}
 
 // A process that died while it renewed stops the others no longer than its lease.
-func TestLeaseRunsOut(t *testing.T) {
-	t.Parallel()
-	x := newFixture(t)
-	x.started("tp-1")
-	x.clock.Advance(5 * time.Minute)
-	dead, err := x.acquire(t.Context(), "tp-1", want{seen: 1}, "dead", time.Minute)
-	if err != nil || dead.standing != leased {
-		t.Fatalf("%+v, %v", dead, err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() {
-		_, err := x.renewer.Current(ctx, "tp-1")
-		done <- err
-	}()
-	testkit.Eventually(t, "it waits", func() bool { return x.observer.event(EventWaited) == 1 })
-	cancel() // the caller gives up, bounded by its own context
-	wantCode(t, <-done, CodeUnavailable)
-	x.clock.Advance(time.Minute)
-	testkit.Eventually(t, "the renewal goes on without its caller", func() bool { return x.get("tp-1").Generation == 2 })
-	// The dead process comes back, and changes nothing.
-	_, err = x.succeed(t.Context(), dead, "dead", &renewed{access: "late", refresh: "late", asked: x.clock.Now()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	wantToken(t, x.get("tp-1"), "access-1")
-}
 
 // The answer to a rotation is lost: the next attempt goes on with the same refresh token, and loses nothing.
+
 func TestLostAnswer(t *testing.T) {
 	t.Parallel()
 	x := newFixture(t)
@@ -186,6 +109,7 @@ func TestLostAnswer(t *testing.T) {
 }
 
 // What is no "no" is tried again.
+
 func TestCannotTellIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -228,6 +152,7 @@ func TestCannotTellIsTriedAgain(t *testing.T) {
 }
 
 // A provider that cannot tell for long: the EDR rests, then it is tried again, and it is never marked as refused.
+
 func TestEDRRestsWhileNobodyCanTell(t *testing.T) {
 	t.Parallel()
 	x := newFixture(t)
@@ -259,6 +184,7 @@ func TestEDRRestsWhileNobodyCanTell(t *testing.T) {
 }
 
 // A 4xx is final: the EDR is left alone until its transfer starts or resumes, or somebody asks explicitly.
+
 func TestRefusedUntilRevived(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -314,6 +240,7 @@ func TestRefusedUntilRevived(t *testing.T) {
 }
 
 // Trouble of the signer is our own: the EDR is not marked as refused.
+
 func TestSignerTrouble(t *testing.T) {
 	t.Parallel()
 	x := newFixture(t, func(_ *Config, r *RenewerConfig) { r.Signer = brokenSigner{} })
@@ -332,6 +259,7 @@ func (brokenSigner) Proof(context.Context, ProofRequest) (tokens.Secret, error) 
 }
 
 // The store fails just when the answer has come: it is recorded a little later, not lost.
+
 func TestAnswerIsRecordedThoughTheStoreFails(t *testing.T) {
 	t.Parallel()
 	brittle := new(brittleStore)
@@ -349,7 +277,9 @@ func TestAnswerIsRecordedThoughTheStoreFails(t *testing.T) {
 }
 
 // An EDR that is put while the old one is renewed stays; a suspended one takes the renewed tokens and stays suspended; an
+
 // ended one takes nothing.
+
 func TestChangesDuringARenewal(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -450,6 +380,7 @@ func TestRenewerConfiguration(t *testing.T) {
 }
 
 // No token is in a log or an error, whatever happens.
+
 func TestNothingSecretIsLogged(t *testing.T) {
 	t.Parallel()
 	x := newFixture(t)
@@ -487,7 +418,9 @@ func TestNothingSecretIsLogged(t *testing.T) {
 }
 
 // An EDR is removed and put again while it is renewed: the new one is neither mixed up with the old one nor renewed over and
+
 // over.
+
 func TestPutAgainDuringARenewal(t *testing.T) {
 	t.Parallel()
 	x := newFixture(t)

@@ -6,18 +6,18 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/edrgate/edrgate/store"
 	"github.com/edrgate/edrgate/tokens"
 )
 
 // main is the control plane of most transfers.
+
 const main = tokens.Caller("main")
 
 // transfers are those of the fixture's cache, of two control planes; one of them had another name.
+
 func (x *fixture) transfers() *Transfers {
 	x.t.Helper()
 	t, err := NewTransfers(TransfersConfig{
@@ -42,6 +42,7 @@ func messageOf(id, messageID string) tokens.Message {
 }
 
 // address is a data address as a started brings it; change sets properties, or takes them away with "".
+
 func (x *fixture) address(change ...string) json.RawMessage {
 	x.t.Helper()
 	properties := map[string]string{
@@ -67,6 +68,7 @@ func (x *fixture) address(change ...string) json.RawMessage {
 }
 
 // script drives a transfer, and fails where a step is not answered as it should be.
+
 type script struct {
 	*Transfers
 	t  *testing.T
@@ -128,6 +130,7 @@ func wantTold(t *testing.T, err error, code tokens.Code, text string) {
 }
 
 // TestTransferLife is a pull as EDC 0.18 has its consumer's data plane take part in it.
+
 func TestTransferLife(t *testing.T) {
 	t.Parallel()
 	x := newFixture(t)
@@ -171,6 +174,7 @@ func TestTransferLife(t *testing.T) {
 }
 
 // TestTransferWithoutAddress: the profiles without renewal promise no data address, and the kit sends none.
+
 func TestTransferWithoutAddress(t *testing.T) {
 	t.Parallel()
 	x := newFixture(t)
@@ -197,6 +201,7 @@ func TestTransferWithoutAddress(t *testing.T) {
 func errOf(_ *Entry, err error) error { return err }
 
 // TestTransferPrepareAgain: what a repeat must have in common with the first prepare.
+
 func TestTransferPrepareAgain(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -242,6 +247,7 @@ func TestTransferPrepareAgain(t *testing.T) {
 }
 
 // TestTransferRefusesAddresses: a refused data address leaves the transfer as it was, and is told in fixed words.
+
 func TestTransferRefusesAddresses(t *testing.T) {
 	t.Parallel()
 	const secret = "canary-secret"
@@ -285,6 +291,7 @@ func TestTransferRefusesAddresses(t *testing.T) {
 }
 
 // TestTransferRepeats: a message that arrives again undoes nothing that came after it.
+
 func TestTransferRepeats(t *testing.T) {
 	t.Parallel()
 	x := newFixture(t)
@@ -315,7 +322,9 @@ func TestTransferRepeats(t *testing.T) {
 }
 
 // TestTransferOwner: another control plane of the participant neither sees nor changes a transfer, unless its owner is
+
 // configured no more.
+
 func TestTransferOwner(t *testing.T) {
 	t.Parallel()
 	x := newFixture(t)
@@ -371,6 +380,7 @@ func TestTransferOwner(t *testing.T) {
 }
 
 // TestTransferOfMappedProvider: a provider that is named otherwise is known by the DID that is configured.
+
 func TestTransferOfMappedProvider(t *testing.T) {
 	t.Parallel()
 	x := newFixture(t)
@@ -387,7 +397,9 @@ func TestTransferOfMappedProvider(t *testing.T) {
 }
 
 // TestTransferSuspendedBySignaling: only resume ends its suspension, no event of the start that arrives late and no EDR that
+
 // is given by hand.
+
 func TestTransferSuspendedBySignaling(t *testing.T) {
 	t.Parallel()
 	x := newFixture(t)
@@ -408,46 +420,11 @@ func TestTransferSuspendedBySignaling(t *testing.T) {
 }
 
 // TestTransferLosesItsEDR: an EDR that is removed by hand does not take away what the control plane goes on to signal about.
-func TestTransferLosesItsEDR(t *testing.T) {
-	t.Parallel()
-	x := newFixture(t)
-	s := x.script("tp-1")
-	wantCode(t, x.Remove(context.Background(), "tp-1"), CodeUnknown)
-	s.started("m-1", x.address())(tokens.Started, false)
-	err := x.Remove(context.Background(), "tp-1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	wantCode(t, errOf(x.Get(context.Background(), "tp-1")), CodeUnknown)
-	wantCode(t, x.Remove(context.Background(), "tp-1"), CodeUnknown)
-	s.state(tokens.Started)
-	s.end(s.Suspend, "m-2", tokens.Applied)
-	s.resume("m-3", x.address())(tokens.Started, false)
-	wantToken(t, x.get("tp-1"), "access-0")
-	s.end(s.Terminate, "m-4", tokens.Applied)
-	s.state(tokens.Terminated)
-}
 
 // TestTransferRemovedWhileItIsRenewed: what the provider answers is kept nowhere.
-func TestTransferRemovedWhileItIsRenewed(t *testing.T) {
-	t.Parallel()
-	x := newFixture(t)
-	s := x.script("tp-1")
-	s.started("m-1", x.address())(tokens.Started, false)
-	owner := "renewer"
-	turn, err := x.acquire(context.Background(), "tp-1", want{seen: x.get("tp-1").Generation}, owner, time.Minute)
-	if err != nil || turn.standing != leased {
-		t.Fatalf("%v, %v", turn.standing, err)
-	}
-	err = x.Remove(context.Background(), "tp-1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = x.conclude(context.Background(), turn, owner, func(*record) error { t.Error("the renewal was written"); return nil })
-	wantCode(t, err, CodeUnknown)
-}
 
 // TestTransferPreparedIsForgotten: a control plane that lost a transfer never ends it.
+
 func TestTransferPreparedIsForgotten(t *testing.T) {
 	t.Parallel()
 	x := newFixture(t)
@@ -461,6 +438,7 @@ func TestTransferPreparedIsForgotten(t *testing.T) {
 }
 
 // TestTransferRecords hold nothing of an EDR in clear, and nothing at all of an ended one.
+
 func TestTransferRecords(t *testing.T) {
 	t.Parallel()
 	x := newFixture(t)
@@ -485,6 +463,7 @@ func TestTransferRecords(t *testing.T) {
 }
 
 // TestTransferMessagesAreBounded: only the last eight are remembered, and the prepare.
+
 func TestTransferMessagesAreBounded(t *testing.T) {
 	t.Parallel()
 	rec := &record{PrepareMessage: "m-prepare"}
@@ -502,117 +481,14 @@ func TestTransferMessagesAreBounded(t *testing.T) {
 }
 
 // TestTransferAtOnce: EDC sends one message up to three times within a moment.
-func TestTransferAtOnce(t *testing.T) {
-	t.Parallel()
-	x := newFixture(t)
-	transfers := x.transfers()
-	var all sync.WaitGroup
-	var mu sync.Mutex
-	fresh := 0
-	for range 8 {
-		all.Go(func() {
-			_, repeated, err := transfers.Prepare(context.Background(), main, prepareOf("tp-1"))
-			if err != nil {
-				t.Error(err)
-			}
-			_, again, err := transfers.Started(context.Background(), main, messageOf("tp-1", "m-1"), x.address())
-			if err != nil {
-				t.Error(err)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			if !repeated {
-				fresh++
-			}
-			if !again {
-				fresh++
-			}
-		})
-	}
-	all.Wait()
-	if fresh != 2 || x.get("tp-1").Generation != 1 {
-		t.Errorf("%d messages took effect, generation %d", fresh, x.get("tp-1").Generation)
-	}
-}
 
 // TestTransferCannotTell: a store in trouble is no refusal.
-func TestTransferCannotTell(t *testing.T) {
-	t.Parallel()
-	x := newFixture(t)
-	config := x.config
-	config.Store = brokenStore{x.store}
-	cache, err := New(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := NewTransfers(TransfersConfig{Cache: cache})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx := context.Background()
-	m := messageOf("tp-1", "m-1")
-	_, _, prepare := s.Prepare(ctx, main, prepareOf("tp-1"))
-	_, _, started := s.Started(ctx, main, m, x.address())
-	_, _, resume := s.Resume(ctx, main, m, nil)
-	_, suspend := s.Suspend(ctx, main, m)
-	_, terminate := s.Terminate(ctx, main, m)
-	_, status := s.Status(ctx, main, "tp-1")
-	for _, err := range []error{prepare, started, resume, suspend, terminate, status} {
-		wantTold(t, err, tokens.CodeUnavailable, "")
-	}
-}
 
 // TestTransferEndsWhereSpaceIsShort: what takes an EDR away is marked for the store's reserve, and nothing else is.
-func TestTransferEndsWhereSpaceIsShort(t *testing.T) {
-	t.Parallel()
-	edits := &editsOf{}
-	x := newFixture(t, func(c *Config, _ *RenewerConfig) {
-		edits.Store = c.Store
-		c.Store = edits
-	})
-	s := x.script("tp-1")
-	s.started("m-1", x.address())(tokens.Started, false)
-	s.end(s.Suspend, "m-2", tokens.Applied)
-	s.resume("m-3", nil)(tokens.Started, false)
-	s.end(s.Terminate, "m-4", tokens.Applied)
-	if got, want := fmt.Sprint(edits.endings), "[false true false true]"; got != want {
-		t.Errorf("endings %s, want %s", got, want)
-	}
-}
 
 // editsOf notes which writes of EDRs are endings.
-type editsOf struct {
-	store.Store
-	endings []bool
-}
-
-func (e *editsOf) Update(ctx context.Context, kind, id string, edit func(store.Record) (store.Edit, error)) (store.Record, error) {
-	ending := false
-	r, err := e.Store.Update(ctx, kind, id, func(old store.Record) (store.Edit, error) {
-		changed, err := edit(old)
-		ending = changed.Ending
-		return changed, err
-	})
-	if kind == edrKind {
-		e.endings = append(e.endings, ending)
-	}
-	return r, err
-}
 
 // brokenStore fails at everything.
-type brokenStore struct{ store.Store }
-
-func (brokenStore) Get(context.Context, string, string) (store.Record, error) {
-	return store.Record{}, errBroken
-}
-
-func (brokenStore) Create(context.Context, store.Record) (store.Record, error) {
-	return store.Record{}, errBroken
-}
-
-func (brokenStore) Update(context.Context, string, string, func(store.Record) (store.Edit, error)) (store.Record, error) {
-	return store.Record{}, errBroken
-}
 
 func (x *fixture) list(q Query) []*Entry {
 	x.t.Helper()

@@ -3,16 +3,14 @@ package tokens
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/edrgate/edrgate/store"
 )
 
 // asyncStart is a start of a dataset whose route says async.
+
 func asyncStart(id string) StartRequest {
 	r := dpsStart(id)
 	r.Async = true
@@ -20,6 +18,7 @@ func asyncStart(id string) StartRequest {
 }
 
 // offer makes an attempt to tell of a flow's start.
+
 func (x *fixture) offer(id string) *Report {
 	x.t.Helper()
 	x.clock.Advance(lease)
@@ -31,6 +30,7 @@ func (x *fixture) offer(id string) *Report {
 }
 
 // wantNoOffer fails if anybody is going to be told that the flow has started.
+
 func (x *fixture) wantNoOffer(id string) {
 	x.t.Helper()
 	due, owed := x.DueReports()
@@ -89,6 +89,7 @@ func TestAsynchronousStart(t *testing.T) {
 }
 
 // Nothing that could be used is out before the flow has started, but a token would not open it either.
+
 func TestStartingFlowOpensNothing(t *testing.T) {
 	x := newFixture(t)
 	x.wantPending(asyncStart("flow-1"), false)
@@ -111,6 +112,7 @@ func TestStartingFlowOpensNothing(t *testing.T) {
 }
 
 // A start comes up to eight times, also in the same moment.
+
 func TestAsynchronousStartsAtTheSameMoment(t *testing.T) {
 	x := newFixture(t)
 	var wg sync.WaitGroup
@@ -148,6 +150,7 @@ func TestClassicStartIsNeverAsynchronous(t *testing.T) {
 }
 
 // The answer to a callback is lost: EDC has taken it, and would answer 500 to each repeat and lock the transfer.
+
 func TestWhatShowsThatTheStartWasTaken(t *testing.T) {
 	ctx := context.Background()
 	for name, test := range map[string]struct {
@@ -220,6 +223,7 @@ func TestMessagesToAStartingFlow(t *testing.T) {
 }
 
 // An ending that the store has not taken is in effect, so nothing is called in after it.
+
 func TestNoCallbackAfterAnEndingThatIsHeld(t *testing.T) {
 	x := newFixture(t)
 	x.wantPending(asyncStart("flow-1"), false)
@@ -239,6 +243,7 @@ func TestNoCallbackAfterAnEndingThatIsHeld(t *testing.T) {
 }
 
 // What is refused for good or given up leaves no flow behind whose EDR nobody can have, and no consumer without a flow.
+
 func TestStartThatIsNotTaken(t *testing.T) {
 	refused := Settlement{Done: true}
 	notTaken := Settlement{Again: time.Second}
@@ -298,6 +303,7 @@ func TestStartThatIsNotTaken(t *testing.T) {
 }
 
 // The token of an attempt that was not taken is dead with its flow, if anybody has it after all.
+
 func TestTokenOfAStartThatIsNotTaken(t *testing.T) {
 	x := newFixture(t)
 	x.wantPending(asyncStart("flow-1"), false)
@@ -311,6 +317,7 @@ func TestTokenOfAStartThatIsNotTaken(t *testing.T) {
 }
 
 // A settlement of the start must not settle the ending that is owed instead.
+
 func TestSettlementOfAnotherEvent(t *testing.T) {
 	x := newFixture(t)
 	x.wantPending(asyncStart("flow-1"), false)
@@ -329,6 +336,7 @@ func TestSettlementOfAnotherEvent(t *testing.T) {
 }
 
 // A process that is killed between commit and answer, or between claim and delivery, leaves the promise in the record.
+
 func TestAsynchronousStartSurvivesTheProcess(t *testing.T) {
 	for name, claimed := range map[string]bool{"before the first attempt": false, "in the middle of it": true} {
 		t.Run(name, func(t *testing.T) {
@@ -361,6 +369,7 @@ func TestAsynchronousStartSurvivesTheProcess(t *testing.T) {
 }
 
 // What was promised under the old configuration while a new one starts is known to the new one before its next count.
+
 func TestPromiseOverAReload(t *testing.T) {
 	x := newFixture(t)
 	next := x.other(func(*Config) {})
@@ -372,6 +381,7 @@ func TestPromiseOverAReload(t *testing.T) {
 }
 
 // A flow that was counted from an old reading must not be taken for one that owes nothing.
+
 func TestCountForgetsNoPromise(t *testing.T) {
 	x := newFixture(t)
 	x.start(dpsStart("flow-1"))
@@ -417,6 +427,7 @@ func TestHowLongReportsAreTried(t *testing.T) {
 }
 
 // Nothing is minted for an attempt that is not made.
+
 func TestStartThatIsTooOldGetsNoToken(t *testing.T) {
 	x := newFixture(t)
 	x.wantPending(asyncStart("flow-1"), false)
@@ -432,6 +443,7 @@ func TestStartThatIsTooOldGetsNoToken(t *testing.T) {
 }
 
 // Each attempt has an access token of its own, and the record has none.
+
 func TestRecordOfAStartHoldsNoToken(t *testing.T) {
 	x := newFixture(t)
 	x.wantPending(asyncStart("flow-1"), false)
@@ -464,6 +476,7 @@ func TestStartingFlowsAreCounted(t *testing.T) {
 }
 
 // A starting flow whose control plane is never there ends like any that is not used.
+
 func TestUnusedStartingFlowEnds(t *testing.T) {
 	x := newFixture(t, func(c *Config) { c.UnacknowledgedTTL = time.Hour })
 	x.wantPending(asyncStart("flow-1"), false)
@@ -476,127 +489,15 @@ func TestUnusedStartingFlowEnds(t *testing.T) {
 }
 
 // An attempt that ends before anything is sent cannot have been taken, and one that is too old needs nothing to be given up.
-func TestStartWhoseRegistrationCannotBeRead(t *testing.T) {
-	x := newFixture(t)
-	ctx := context.Background()
-	plane := ControlPlane{ID: "a", Endpoint: "http://cp/signaling", Authorization: &PlaneAuthorization{Type: "t", ClientSecret: "s"}}
-	err := x.PutControlPlane(ctx, controlPlane, plane)
-	if err != nil {
-		t.Fatal(err)
-	}
-	x.Service = x.other(func(c *Config) { c.Keys = newRing(t, newKey(t)) }) // what is registered does not open any more
-	x.start(asyncStart("refused"))
-	x.start(asyncStart("given-up"))
-	x.clock.Advance(reportAfter)
-	for _, flow := range []string{"refused", "given-up"} {
-		_, err = x.ClaimReport(ctx, flow, lease)
-		wantCode(t, err, CodeUnavailable)
-	}
-	x.clock.Advance(StartedWithin + time.Minute)
-	r, err := x.ClaimReport(ctx, "given-up", lease)
-	if err != nil || r == nil || !r.TooOld(x.clock.Now()) {
-		t.Fatalf("%+v %v", r, err)
-	}
-	x.settle(r, Settlement{Done: true})
-	err = x.PutControlPlane(ctx, controlPlane, plane)
-	if err != nil {
-		t.Fatal(err)
-	}
-	x.settle(x.claim("refused"), Settlement{Done: true})
-	for _, flow := range []string{"refused", "given-up"} {
-		if x.stateOf(flow) != Terminated {
-			t.Errorf("%s: %s, although nobody can have its EDR", flow, x.stateOf(flow))
-		}
-	}
-}
 
 // A suspension that the store did not take while an attempt was being claimed stays in effect.
-func TestClaimKeepsASuspensionThatIsNotRecorded(t *testing.T) {
-	x, h := withHooks(t)
-	x.wantPending(asyncStart("flow-1"), false)
-	x.clock.Advance(reportAfter)
-	h.afterUpdate = func(string) {
-		x.store.fail(nil, errBroken)
-		_, err := x.Suspend(context.Background(), controlPlane, x.message("flow-1", "m"))
-		wantCode(t, err, CodeUnavailable)
-		x.store.fail(nil, nil)
-	}
-	r := x.claim("flow-1")
-	wantCode(t, x.verify(r.EDR.AccessToken), CodeFlowSuspended)
-	x.retryPins(context.Background())
-	if x.stateOf("flow-1") != Suspended {
-		t.Errorf("%s", x.stateOf("flow-1"))
-	}
-}
 
 // What is noted of a first use must not hide the report of an ending that comes in between.
-func TestFirstUseBesideARevocation(t *testing.T) {
-	x, h := withHooks(t)
-	x.wantPending(asyncStart("flow-1"), false)
-	r := x.offer("flow-1")
-	err := x.verify(r.EDR.AccessToken)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.inUpdate = func() { x.must(revoked(x)) }
-	x.record(context.Background(), <-x.marks)
-	x.clock.Advance(reportAfter)
-	due, _ := x.DueReports()
-	if len(due) != 1 || due[0].Event != ReportCompleted {
-		t.Errorf("due %v, want the news of the ending", due)
-	}
-}
 
 // Nor must what is noted of a start's settlement.
-func TestSettlementBesideARevocation(t *testing.T) {
-	x, h := withHooks(t)
-	x.wantPending(asyncStart("flow-1"), false)
-	r := x.offer("flow-1")
-	h.afterUpdate = func(string) { x.must(revoked(x)) }
-	x.settle(r, Settlement{Done: true, Delivered: true})
-	x.clock.Advance(reportAfter)
-	due, _ := x.DueReports()
-	if len(due) != 1 || due[0].Event != ReportCompleted {
-		t.Errorf("due %v, want the news of the ending", due)
-	}
-}
 
 // The report of an ending that was not delivered goes with the flow, and a new flow of that id may take its place.
-func TestOwedReportsOfAnIDThatIsUsedAgain(t *testing.T) {
-	x := newFixture(t)
-	x.start(dpsStart("flow-1"))
-	x.must(revoked(x))
-	x.clock.Advance(x.config.TombstoneTTL + DefaultTombstoneTTL + ReportWithin)
-	x.wantPending(asyncStart("flow-1"), false)
-	x.clock.Advance(reportAfter)
-	due, owed := x.DueReports()
-	if len(due) != 1 || due[0].Event != ReportStarted || len(owed) != 1 {
-		t.Errorf("due %v, owed %v", due, owed)
-	}
-}
 
 // lossyStore loses its answers to creations.
-type lossyStore struct{ store.Store }
-
-func (s lossyStore) Create(ctx context.Context, r store.Record) (store.Record, error) {
-	_, err := s.Store.Create(ctx, r)
-	return store.Record{}, errors.Join(err, context.DeadlineExceeded)
-}
 
 // A creation whose answer from the store was lost is a start that comes again, and the promise must not wait for the count.
-func TestRepeatedStartNotesWhatIsOwed(t *testing.T) {
-	x, p := newPolicyFixture(t, away)
-	lossy := x.other(func(c *Config) { c.Store = lossyStore{x.store} })
-	_, err := lossy.Start(context.Background(), controlPlane, asyncStart("flow-1"))
-	wantCode(t, err, CodeUnavailable)
-	x.wantPending(asyncStart("flow-1"), true)
-	x.clock.Advance(reportAfter)
-	due, _ := x.DueReports()
-	if len(due) != 1 {
-		t.Errorf("due %v", due)
-	}
-	p.now(permits)
-	p.occasions()
-	x.recheckDue(context.Background())
-	p.wantAsked(t, PolicyRecheck)
-}
