@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
-	"strconv"
 	"text/tabwriter"
 	"time"
 
@@ -73,33 +71,8 @@ func (o *operator) edrsPage(r *http.Request, _ *tokens.Service) (any, error) {
 }
 
 func edrsCommand() *cobra.Command {
-	var f adminFlags
-	var after string
-	var limit int
-	cmd := &cobra.Command{
-		Use:   "edrs [--after <id>] [--limit <number>]",
-		Short: "Lists the EDRs that other companies gave to the running gateway, without their tokens",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			query := url.Values{"limit": {strconv.Itoa(limit)}}
-			if after != "" {
-				query.Set("after", after)
-			}
-			var page edrPageView
-			err := f.call(http.MethodGet, adminRoot+"edrs?"+query.Encode(), nil, &page)
-			if err != nil {
-				return err
-			}
-			if f.json {
-				return printJSON(cmd.OutOrStdout(), page)
-			}
-			return page.print(cmd.OutOrStdout())
-		},
-	}
-	f.register(cmd)
-	cmd.Flags().StringVar(&after, "after", "", "Start behind this id, as the page before ends with")
-	cmd.Flags().IntVar(&limit, "limit", defaultPage, "EDRs of a page")
-	return cmd
+	return pageCommand[edrPageView]("edrs", "edrs",
+		"Lists the EDRs that other companies gave to the running gateway, without their tokens", "EDRs of a page")
 }
 
 func (p edrPageView) print(w io.Writer) error {

@@ -122,20 +122,25 @@ func flowURI(id string, more ...string) string {
 }
 
 func listCommand() *cobra.Command {
+	return pageCommand[pageView]("list", "flows", "Lists the flows of the running gateway, in the order of their ids", "Flows of a page")
+}
+
+// pageCommand is a command that shows a page of a collection of the admin API, in the order of ids.
+func pageCommand[P interface{ print(io.Writer) error }](name, collection, short, limitUsage string) *cobra.Command {
 	var f adminFlags
 	var after string
 	var limit int
 	cmd := &cobra.Command{
-		Use:   "list [--after <id>] [--limit <number>]",
-		Short: "Lists the flows of the running gateway, in the order of their ids",
+		Use:   name + " [--after <id>] [--limit <number>]",
+		Short: short,
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			query := url.Values{"limit": {strconv.Itoa(limit)}}
 			if after != "" {
 				query.Set("after", after)
 			}
-			var page pageView
-			err := f.call(http.MethodGet, adminRoot+"flows?"+query.Encode(), nil, &page)
+			var page P
+			err := f.call(http.MethodGet, adminRoot+collection+"?"+query.Encode(), nil, &page)
 			if err != nil {
 				return err
 			}
@@ -147,7 +152,7 @@ func listCommand() *cobra.Command {
 	}
 	f.register(cmd)
 	cmd.Flags().StringVar(&after, "after", "", "Start behind this id, as the page before ends with")
-	cmd.Flags().IntVar(&limit, "limit", defaultPage, "Flows of a page")
+	cmd.Flags().IntVar(&limit, "limit", defaultPage, limitUsage)
 	return cmd
 }
 
