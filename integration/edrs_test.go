@@ -23,7 +23,13 @@ type user struct {
 // startUser starts the gateway of a company with a DID of a DID host.
 func startUser(t *testing.T, hosts *didHost) *user {
 	t.Helper()
-	u := &user{wallet: hosts.wallet("user"), api: freeAddress(t), egress: freeAddress(t)}
+	return startUserOf(t, hosts.wallet("user"))
+}
+
+// startUserOf starts the gateway of the company of a wallet.
+func startUserOf(t *testing.T, wallet *testkit.Wallet) *user {
+	t.Helper()
+	u := &user{wallet: wallet, api: freeAddress(t), egress: freeAddress(t)}
 	u.gateway = newGateway(t, config{more: expand(`http://{api} {
 	edr_consumer
 }
