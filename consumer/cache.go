@@ -176,9 +176,6 @@ func (c *Cache) checkPut(p *Put) error {
 	if p.Terms.CounterpartyDID == "" && isDID(p.Terms.Counterparty) {
 		p.Terms.CounterpartyDID = p.Terms.Counterparty
 	}
-	if p.Terms.CounterpartyDID != "" && !isDID(p.Terms.CounterpartyDID) {
-		return refuse(CodeInvalid, "counterparty DID is not a DID")
-	}
 	return p.Terms.check()
 }
 
@@ -189,6 +186,9 @@ func (t *Terms) check() error {
 		if len(value) > maxTermBytes || strings.ContainsRune(value, 0) {
 			return refuse(CodeInvalid, "%s has more than %d bytes, or a NUL", name, maxTermBytes)
 		}
+	}
+	if t.CounterpartyDID != "" && !isDID(t.CounterpartyDID) {
+		return refuse(CodeInvalid, "counterparty DID is not a DID")
 	}
 	return nil
 }

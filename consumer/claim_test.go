@@ -2,6 +2,8 @@ package consumer
 
 import (
 	"context"
+	"encoding/base64"
+	"fmt"
 	"testing"
 	"time"
 
@@ -170,4 +172,78 @@ func TestClaimOfARefusedEDR(t *testing.T) {
 		t.Errorf("claims %+v, error %v, want that of the EDR which is kept", claims, err)
 	}
 	x.must(x.renewer.Refresh(t.Context(), "tp-1"))
+}
+
+// Regression: a thief writes a stolen access token in another way that verifies as well, as ECDSA signatures and base64 allow.
+func TestTokenOfAnotherProviderInAnotherSpelling(t *testing.T) {
+	t.Parallel()
+	signer := &askedSigner{}
+	x := newFixture(t, func(_ *Config, r *RenewerConfig) { r.Signer = signer })
+	header, payload := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"ES256"}`)), base64.RawURLEncoding.EncodeToString([]byte(`{"jti":"1"}`))
+	honest := x.dps()
+	honest.AccessToken = tokens.Secret(header + "." + payload + ".c2lnbmF0dXJl")
+	x.put("victim", honest, Terms{Counterparty: providerDID})
+	for i, c := range []struct {
+		token   string
+		foreign bool
+	}{
+		{header + "." + payload + ".YW5vdGhlciBzaWduYXR1cmU", true},
+		{header + "." + payload + ".", true},
+		{header + ".e30.c2lnbmF0dXJl", false}, // signed is something else
+		{"v4.public.one", false},              // no JWS: all of it counts
+		{"v4.public.two", false},
+	} {
+		id := fmt.Sprintf("tp-%d", i)
+		e := x.classic()
+		e.AccessToken = tokens.Secret(c.token)
+		x.put(id, e, Terms{Counterparty: otherDID})
+		signer.audience = ""
+		_, err := x.renewer.Refresh(t.Context(), id)
+		if foreign := CodeOf(err) == CodeForeignToken; foreign != c.foreign || foreign == (signer.audience != "") {
+			t.Errorf("%s: %v, signed for %q", c.token, err, signer.audience)
+		}
+	}
+}
+
+// Regression: what is learned of a suspended EDR brought it back into use, though refused.
+func TestLearnLeavesASuspendedEDRSuspended(t *testing.T) {
+	t.Parallel()
+	x := newFixture(t)
+	e := x.dps()
+	e.RefreshAudience = otherDID
+	x.put("tp-1", e, Terms{})
+	x.must(x.Suspend(t.Context(), "tp-1"))
+	_, err := x.Learn(t.Context(), "tp-1", Terms{Counterparty: providerDID})
+	wantCode(t, err, CodeAudience)
+	if state := x.get("tp-1").State; state != Suspended {
+		t.Errorf("state %s", state)
+	}
+	_, err = x.renewer.Current(t.Context(), "tp-1")
+	wantCode(t, err, CodeSuspended)
+}
+
+// Regression: a counterparty's DID that is none could be learned, for ever, and proofs were signed for it.
+func TestLearnTakesNoDIDThatIsNone(t *testing.T) {
+	t.Parallel()
+	x := newFixture(t)
+	x.put("tp-1", x.dps(), Terms{})
+	_, err := x.Learn(t.Context(), "tp-1", Terms{CounterpartyDID: "provider.example"})
+	wantCode(t, err, CodeInvalid)
+	if entry := x.get("tp-1"); entry.CounterpartyDID != "" || entry.Renewable {
+		t.Errorf("%+v", entry)
+	}
+}
+
+// Regression: an EDR that is marked for its audience was said to be refused by the provider, with status 0.
+func TestRefusedForItsAudienceSaysSo(t *testing.T) {
+	t.Parallel()
+	x := newFixture(t)
+	e := x.dps()
+	e.RefreshAudience = otherDID
+	x.put("tp-1", e, Terms{})
+	_, err := x.Learn(t.Context(), "tp-1", Terms{Counterparty: providerDID})
+	wantCode(t, err, CodeAudience)
+	x.clock.Advance(5 * time.Minute)
+	_, err = x.renewer.Current(t.Context(), "tp-1")
+	wantCode(t, err, CodeAudience)
 }

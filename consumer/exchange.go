@@ -123,6 +123,12 @@ func connectionError(err error) error {
 	return errors.New("the connection failed, or the answer was broken")
 }
 
+// unquoted is a transport's error whose text has nothing of what the other side wrote.
+type unquoted struct{ cause error }
+
+func (e *unquoted) Error() string { return connectionError(e.cause).Error() }
+func (e *unquoted) Unwrap() error { return e.cause }
+
 func success(status int) bool { return status >= 200 && status < 300 }
 
 // refusal sorts an answer that is no success: a 4xx is final (Tractus-X token refresh: the token must be regarded as

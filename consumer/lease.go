@@ -56,12 +56,12 @@ func (c *Cache) acquire(ctx context.Context, id string, w want, owner string, le
 			t.standing = settled
 			return store.ErrKeep
 		}
-		if rec.State == Refused && !w.explicit {
-			return &Error{Code: CodeRefused, Detail: "the provider refused to renew", Status: rec.Status}
-		}
 		t.audience, err = edr.audience(c.c.DID, rec.CounterpartyDID)
 		if err != nil {
-			return err
+			return err // also of one that is marked as refused for it: no provider has said no
+		}
+		if rec.State == Refused && !w.explicit {
+			return &Error{Code: CodeRefused, Detail: "the provider refused to renew", Status: rec.Status}
 		}
 		err = edr.Check(c.c.AllowHTTP...) // again: what is allowed may have changed since it was put
 		if err != nil {
@@ -111,7 +111,6 @@ func (c *Cache) conclude(ctx context.Context, t turn, owner string, change func(
 			return store.ErrKeep
 		}
 		rec.RenewingOwner, rec.RenewingUntil = "", time.Time{}
-		rec.Renewed = c.c.Now().UTC()
 		if rec.Generation != t.rec.Generation {
 			return nil
 		}
@@ -134,9 +133,9 @@ func (c *Cache) succeed(ctx context.Context, t turn, owner string, n *renewed) (
 		if err != nil {
 			return err
 		}
-		rec.EDR = sealed
+		rec.EDR, rec.Renewed = sealed, c.c.Now().UTC()
 		if rec.State == Refused {
-			rec.State, rec.Changed = Started, c.c.Now().UTC()
+			rec.State, rec.Changed = Started, rec.Renewed
 		}
 		rec.RetryAt, rec.Failures, rec.Status = time.Time{}, 0, 0
 		c.install(rec, &edr, n.asked)
@@ -153,8 +152,9 @@ func (c *Cache) succeed(ctx context.Context, t turn, owner string, n *renewed) (
 // refuseRenewal marks an EDR as refused by its provider.
 func (c *Cache) refuseRenewal(ctx context.Context, t turn, owner string, status int) error {
 	_, err := c.conclude(ctx, t, owner, func(rec *record) error {
+		rec.Renewed = c.c.Now().UTC()
 		if rec.State == Started {
-			rec.State, rec.Changed = Refused, c.c.Now().UTC()
+			rec.State, rec.Changed = Refused, rec.Renewed
 		}
 		rec.Status, rec.Due = status, time.Time{}
 		return nil
@@ -168,7 +168,8 @@ func (c *Cache) putOff(ctx context.Context, t turn, owner string, after time.Dur
 	rec, err := c.conclude(ctx, t, owner, func(rec *record) error {
 		rec.Failures++
 		rest = max(min(restAfterFailure<<min(rec.Failures-1, 6), longestRest), min(after, longestRest))
-		rec.RetryAt = c.c.Now().UTC().Add(rest)
+		rec.Renewed = c.c.Now().UTC()
+		rec.RetryAt = rec.Renewed.Add(rest)
 		if rec.Renewable && !rec.Due.IsZero() {
 			rec.Due = rec.RetryAt
 		}
@@ -187,11 +188,16 @@ const (
 	longestRest      = 2 * time.Minute
 )
 
-// giveBack ends a lease without a renewal. after, if not 0, is how long it is not tried ahead again.
+// giveBack ends a lease without a renewal. after is how long it is not tried ahead again; 0: nothing was found out, and the
+// next one who asks tries.
 func (c *Cache) giveBack(ctx context.Context, t turn, owner string, after time.Duration) error {
 	_, err := c.conclude(ctx, t, owner, func(rec *record) error {
-		if !rec.Due.IsZero() && after > 0 {
-			rec.Due = c.c.Now().UTC().Add(after)
+		if after == 0 {
+			return nil
+		}
+		rec.Renewed = c.c.Now().UTC()
+		if !rec.Due.IsZero() {
+			rec.Due = rec.Renewed.Add(after)
 		}
 		return nil
 	})

@@ -2,10 +2,12 @@ package consumer
 
 import (
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/edrgate/edrgate/store"
@@ -113,6 +115,8 @@ type Entry struct {
 
 	// Status is what the provider refused to renew with, where State is Refused.
 	Status int
+
+	decided time.Time // as in record.decided
 }
 
 func (c *Cache) key(id string) string { return c.c.Participant + "/" + id }
@@ -198,8 +202,17 @@ func (rec *record) entry() *Entry {
 	return &Entry{
 		ID: rec.ID, State: rec.State, Origin: rec.Origin, Counterparty: rec.Counterparty, CounterpartyDID: rec.CounterpartyDID,
 		Asset: rec.Asset, Agreement: rec.Agreement, Generation: rec.Generation, Renewable: rec.Renewable, Created: rec.Created,
-		Received: rec.Received, Expires: rec.Expires, Due: rec.Due, Renewed: rec.Renewed, Status: rec.Status,
+		Received: rec.Received, Expires: rec.Expires, Due: rec.Due, Renewed: rec.Renewed, Status: rec.Status, decided: rec.decided(),
 	}
+}
+
+// decided returns the end of the last renewal if it has decided about the present access token; zero: it could not tell, or
+// the EDR was put or brought to life after it.
+func (rec *record) decided() time.Time {
+	if rec.Failures > 0 || rec.Renewed.Before(rec.Received) || rec.Renewed.Before(rec.Changed) {
+		return time.Time{}
+	}
+	return rec.Renewed
 }
 
 // clone is for callers that share a result. nil stays nil.
@@ -290,10 +303,24 @@ func (c *Cache) schedule(rec *record) {
 }
 
 // digestOf names a token in records. Access tokens are too long to be guessed from it.
+//
+// Of a JWS it is what is signed (RFC 7515 §5.1) without the signature: ECDSA has a second one for each (r, n−s), and base64
+// more than one spelling of the last character, so that whoever has a token can write it in another way that verifies too.
 func digestOf(token tokens.Secret) string {
 	if token == "" {
 		return ""
 	}
-	sum := sha256.Sum256([]byte(token.Reveal()))
+	sum := sha256.Sum256([]byte(signedPart(token.Reveal())))
 	return hex.EncodeToString(sum[:])
+}
+
+// signedPart returns a compact JWS without its signature, and any other token as it is.
+func signedPart(token string) string {
+	header, _, _ := strings.Cut(token, ".")
+	decoded, err := base64.RawURLEncoding.DecodeString(header)
+	var members map[string]json.RawMessage
+	if err != nil || strings.Count(token, ".") != 2 || json.Unmarshal(decoded, &members) != nil {
+		return token
+	}
+	return token[:strings.LastIndexByte(token, '.')]
 }

@@ -239,6 +239,22 @@ func TestRefusedUntilRevived(t *testing.T) {
 	}
 }
 
+// Regression: a token that expired while its renewal was tried in vain was handed out, for the time before the renewal counted.
+
+func TestTokenThatExpiresDuringItsRenewal(t *testing.T) {
+	t.Parallel()
+	x := newFixture(t)
+	x.provider.renew = func(_ int, w http.ResponseWriter, _ *http.Request) bool {
+		x.clock.Advance(3 * time.Second)
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return true
+	}
+	x.started("tp-1")
+	x.clock.Advance(5*time.Minute - 4*time.Second)
+	_, err := x.renewer.Current(t.Context(), "tp-1")
+	wantCode(t, err, CodeUnavailable)
+}
+
 // Trouble of the signer is our own: the EDR is not marked as refused.
 
 func TestSignerTrouble(t *testing.T) {

@@ -157,7 +157,7 @@ func (c *Cache) Learn(ctx context.Context, id string, t Terms) (*Entry, error) {
 			return err
 		}
 		rec.Renewable, mismatch = c.renewable(edr, rec.CounterpartyDID)
-		if mismatch != nil {
+		if mismatch != nil && rec.State == Started { // a suspended one is not served, and stays so
 			rec.State, rec.Changed = Refused, now
 		}
 		c.schedule(rec)

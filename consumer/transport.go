@@ -96,7 +96,7 @@ func (r roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 // must have removed hop-by-hop headers. The body is closed in any case; the request is not changed.
 //
 // Answers of 401 and 403 are the caller's to pass on: they may come from a backend behind the data plane. An *Error is
-// about the EDR; other errors are those of Base.
+// about the EDR; other errors wrap those of Base, and their text quotes nothing of what the data plane wrote.
 func (t *Transport) Send(req *http.Request, id string) (*Answer, error) {
 	e, err := t.c.Renewer.Current(req.Context(), id)
 	if err != nil {
@@ -117,7 +117,7 @@ func (t *Transport) Send(req *http.Request, id string) (*Answer, error) {
 	res, err := t.c.Base.RoundTrip(attempt.request)
 	if err != nil {
 		attempt.release()
-		return nil, err
+		return nil, &unquoted{err}
 	}
 	a := &Answer{Response: res, Entry: e}
 	if res.StatusCode != http.StatusUnauthorized && res.StatusCode != http.StatusForbidden || e.EDR.AccessToken == "" {
@@ -198,14 +198,15 @@ func (t *Transport) rejected(req *http.Request, attempt *attempt, a *Answer) (*A
 	observer.Event(EventReplayed)
 	res, err := t.c.Base.RoundTrip(second)
 	if err != nil {
-		return nil, err
+		return nil, &unquoted{err}
 	}
 	a.Response, a.Entry, a.Replayed = res, fresh, true
 	return a, nil
 }
 
 // replace returns an EDR with a newer access token than e has: renewed meanwhile, or renewed now. nil: the last renewal is
-// so fresh that another one would not help.
+// so fresh that another one would not help. One that could not tell is no such renewal: what it left open may be all that is
+// wrong, and how soon it is tried again is said elsewhere (record.RetryAt).
 func (r *Renewer) replace(ctx context.Context, e *Entry) (*Entry, error) {
 	now, err := r.cache.Get(ctx, e.ID)
 	if err != nil {
@@ -218,7 +219,7 @@ func (r *Renewer) replace(ctx context.Context, e *Entry) (*Entry, error) {
 	if now.Generation != e.Generation {
 		return now, nil
 	}
-	if r.cache.c.Now().Before(now.Renewed.Add(r.c.RejectedPause)) {
+	if !now.decided.IsZero() && r.cache.c.Now().Before(now.decided.Add(r.c.RejectedPause)) {
 		return nil, nil
 	}
 	return r.renew(ctx, e.ID, want{seen: e.Generation})
