@@ -37,6 +37,8 @@ type agreements struct {
 	client http.RoundTripper
 	dids   map[string]string // of providers that the control plane names otherwise
 	logger *slog.Logger
+
+	after string // the EDR behind which the next look begins
 }
 
 func (p *participant) newAgreements(transport http.RoundTripper, replacer *caddy.Replacer) (*agreements, error) {
@@ -65,11 +67,11 @@ const (
 	maxLookups        = 100
 )
 
-// learn finds out the providers of EDRs that came without one. What cannot be told is asked again next time.
+// learn finds out the providers of EDRs that came without one. What cannot be told is asked again when all others have been:
+// there may be more of those than one look has time for. One goroutine may call it.
 func (a *agreements) learn(ctx context.Context, cache *consumer.Cache) {
-	after := ""
 	for looked := 0; ; {
-		page, err := cache.List(ctx, consumer.Query{State: consumer.Started, After: after, Limit: maxEntries})
+		page, err := cache.List(ctx, consumer.Query{State: consumer.Started, After: a.after, Limit: maxEntries})
 		if err != nil {
 			return // the store reports its own trouble
 		}
@@ -81,15 +83,17 @@ func (a *agreements) learn(ctx context.Context, cache *consumer.Cache) {
 				return
 			}
 			looked++
+			a.after = e.ID
 			err = a.learnOne(ctx, cache, e)
 			if err != nil {
 				a.logger.Warn("the provider of an EDR is not known, so it is not renewed", "edr", e.ID, "agreement", e.Agreement, "error", err)
 			}
 		}
 		if len(page) < maxEntries {
+			a.after = ""
 			return
 		}
-		after = page[len(page)-1].ID
+		a.after = page[len(page)-1].ID
 	}
 }
 

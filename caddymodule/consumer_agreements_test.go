@@ -1,14 +1,22 @@
 package caddymodule
 
 import (
+	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
+	"path"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/edrgate/edrgate/consumer"
 	"github.com/edrgate/edrgate/internal/testkit"
+	"github.com/edrgate/edrgate/store/memory"
+	"github.com/edrgate/edrgate/tokens"
 )
 
 // TestConsumerLooksProvidersUp: an EDR that came by an event is renewed when its agreement has told whose it is.
@@ -56,6 +64,62 @@ func TestConsumerLooksProvidersUp(t *testing.T) {
 	}
 	if strings.Contains(w.logged(), "CANARY") {
 		t.Error("the API key is in the log")
+	}
+}
+
+// TestUnknownAgreementsHoldNobodyUp: regression. EDRs whose agreements the management API does not know were asked for first
+// at each look, and where they were many nobody else's turn came.
+func TestUnknownAgreementsHoldNobodyUp(t *testing.T) {
+	t.Parallel()
+	sealer, err := tokens.NewSealer(make([]byte, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache, err := consumer.New(consumer.Config{
+		Participant: "default", DID: "did:web:consumer.example", Store: memory.New(time.Now), Sealer: sealer,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(id, agreement string) {
+		t.Helper()
+		_, err := cache.Put(t.Context(), consumer.Put{ID: id, Origin: consumer.ByEvent, Terms: consumer.Terms{Agreement: agreement}, EDR: &consumer.EDR{
+			Dialect: tokens.Classic, Endpoint: "https://provider.example", AccessToken: tokens.Secret("access-of-" + id),
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 2 * maxLookups {
+		put(fmt.Sprintf("tp-%04d", i), "forgotten")
+	}
+	put("tp-last", "known")
+	a := &agreements{
+		base: &url.URL{Scheme: "https", Host: "edc.internal"}, logger: slog.New(slog.DiscardHandler),
+		client: roundTrip(func(r *http.Request) (*http.Response, error) {
+			w := httptest.NewRecorder()
+			if path.Base(r.URL.Path) != "known" {
+				w.WriteHeader(http.StatusNotFound)
+				return w.Result(), nil
+			}
+			writeJSON(w, http.StatusOK, object{"providerId": "did:web:provider.example"})
+			return w.Result(), nil
+		}),
+	}
+	for range 3 {
+		a.learn(t.Context(), cache)
+	}
+	entry, err := cache.Get(t.Context(), "tp-last")
+	if err != nil || entry.Counterparty != "did:web:provider.example" {
+		t.Errorf("after three looks: %+v, %v", entry, err)
+	}
+	put("tp-0000-new", "known") // it begins anew when all have been asked for
+	for range 3 {
+		a.learn(t.Context(), cache)
+	}
+	entry, err = cache.Get(t.Context(), "tp-0000-new")
+	if err != nil || entry.Counterparty == "" {
+		t.Errorf("after three more looks: %+v, %v", entry, err)
 	}
 }
 

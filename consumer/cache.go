@@ -268,7 +268,7 @@ func (c *Cache) apply(rec *record, p *Put) error {
 	rec.State = Started
 	rec.Origin = p.Origin
 	rec.RetryAt, rec.Failures, rec.Status = time.Time{}, 0, 0
-	given := digestOf(p.EDR.AccessToken)
+	given := textDigest(p.EDR.AccessToken.Reveal())
 	if given != "" && given == rec.Given {
 		return c.keep(rec) // delivered before: what it was renewed to is newer
 	}

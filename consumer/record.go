@@ -302,15 +302,17 @@ func (c *Cache) schedule(rec *record) {
 	}
 }
 
-// digestOf names a token in records. Access tokens are too long to be guessed from it.
+// digestOf names an access token in records, for whose it is. Access tokens are too long to be guessed from it.
 //
 // Of a JWS it is what is signed (RFC 7515 §5.1) without the signature: ECDSA has a second one for each (r, n−s), and base64
 // more than one spelling of the last character, so that whoever has a token can write it in another way that verifies too.
-func digestOf(token tokens.Secret) string {
-	if token == "" {
+func digestOf(token tokens.Secret) string { return textDigest(signedPart(token.Reveal())) }
+
+func textDigest(text string) string {
+	if text == "" {
 		return ""
 	}
-	sum := sha256.Sum256([]byte(signedPart(token.Reveal())))
+	sum := sha256.Sum256([]byte(text))
 	return hex.EncodeToString(sum[:])
 }
 
