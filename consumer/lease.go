@@ -75,8 +75,10 @@ func (c *Cache) acquire(ctx context.Context, id string, w want, owner string, le
 			t.standing = occupied
 			return store.ErrKeep
 		}
-		if !w.explicit && now.Before(rec.RetryAt) {
-			return &Error{Code: CodeUnavailable, Detail: "the last renewals failed", RetryAfter: rec.RetryAt.Sub(now)}
+		// A rest that is longer than any was begun by such a clock too.
+		rest := rec.RetryAt.Sub(now)
+		if !w.explicit && rest > 0 && rest <= longestRest {
+			return &Error{Code: CodeUnavailable, Detail: "the last renewals failed", RetryAfter: rest}
 		}
 		rec.RenewingOwner, rec.RenewingUntil = owner, now.Add(lease)
 		return nil

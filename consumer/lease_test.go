@@ -64,6 +64,52 @@ func TestLeaseOfAClockAhead(t *testing.T) {
 	}
 }
 
+// Regression: what a clock that was ahead had written kept an EDR from being renewed until that time came.
+func TestTimesOfAClockAhead(t *testing.T) {
+	t.Parallel()
+	const ahead = 24 * time.Hour
+	t.Run("received", func(t *testing.T) {
+		t.Parallel()
+		x := newFixture(t)
+		x.clock.Advance(ahead)
+		x.started("tp-1")
+		x.clock.Advance(-ahead)
+		wantToken(t, x.must(x.renewer.Current(t.Context(), "tp-1")), "access-1")
+		wantToken(t, x.must(x.renewer.Current(t.Context(), "tp-1")), "access-1")
+	})
+	t.Run("rests", func(t *testing.T) {
+		t.Parallel()
+		trouble := &refusing{status: http.StatusServiceUnavailable}
+		x := expired(t, trouble)
+		x.clock.Advance(ahead)
+		x.send(x.transport(), "GET", "/x", nil)
+		trouble.status = 0
+		x.clock.Advance(-ahead)
+		if a := x.send(x.transport(), "GET", "/x", nil); !a.Replayed {
+			t.Errorf("renewal error %v", a.RenewalError)
+		}
+	})
+	t.Run("renewed", func(t *testing.T) {
+		t.Parallel()
+		x := expired(t, new(refusing))
+		x.provider.renew = func(n int, w http.ResponseWriter, _ *http.Request) bool {
+			if n == 1 { // an answer that does not say how long the token lives
+				writeJSON(w, http.StatusOK, map[string]string{"access_token": "access-1", "refresh_token": "refresh-1"})
+			}
+			return n == 1
+		}
+		x.clock.Advance(ahead)
+		x.must(x.renewer.Refresh(t.Context(), "tp-1"))
+		x.clock.Advance(-ahead)
+		x.provider.mu.Lock()
+		x.provider.generation++
+		x.provider.mu.Unlock()
+		if a := x.send(x.transport(), "GET", "/x", nil); !a.Replayed {
+			t.Errorf("status %d, renewal error %v", a.Response.StatusCode, a.RenewalError)
+		}
+	})
+}
+
 func TestLeaseRunsOut(t *testing.T) {
 	t.Parallel()
 	x := newFixture(t)

@@ -183,6 +183,9 @@ func (r *Renewer) expiring(e *Entry, now time.Time) bool {
 	if e.Expires.IsZero() {
 		return false
 	}
+	if e.Received.Sub(now) > r.c.Lease {
+		return true // received by a clock that was ahead: when it expires is not known
+	}
 	margin := min(r.c.Margin, e.Expires.Sub(e.Received)/10)
 	return !now.Add(margin).Before(e.Expires)
 }

@@ -219,7 +219,8 @@ func (r *Renewer) replace(ctx context.Context, e *Entry) (*Entry, error) {
 	if now.Generation != e.Generation {
 		return now, nil
 	}
-	if !now.decided.IsZero() && r.cache.c.Now().Before(now.decided.Add(r.c.RejectedPause)) {
+	since := r.cache.c.Now().Sub(now.decided)
+	if since >= 0 && since < r.c.RejectedPause { // less than 0: a clock was ahead
 		return nil, nil
 	}
 	return r.renew(ctx, e.ID, want{seen: e.Generation})

@@ -231,6 +231,9 @@ func TestRefusedRenewalIsFinalUntilStarted(t *testing.T) {
 				t.Errorf("the provider was asked %d times after its no, want once", n)
 			}
 			u.scrape().wantCount(u.gateway, 1, "edrgate_consumer_renewals_total", "result", "refused")
+			if n := strings.Count(read(t, u.errorLog()), "the provider refused to renew an EDR"); n != 1 {
+				t.Errorf("the log says %d times that the provider refused, want once", n)
+			}
 			page := u.adminGet("/edrgate/edrs").want(t, http.StatusOK)
 			if !strings.Contains(page.body, `"state":"refused"`) || !strings.Contains(page.body, `"refused_with":`+strconv.Itoa(c.provider)) {
 				t.Errorf("the EDR is shown as %s", page.body)
