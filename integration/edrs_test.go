@@ -62,7 +62,7 @@ http://{egress} {
 	return u
 }
 
-// callAPI sends a request to edr_consumer and notes the token of the answer, if there is one.
+// callAPI sends a request to edr_consumer and notes the token of the answer, if there is one. No other secret may stand there.
 func (u *user) callAPI(method, path string, body any) reply {
 	u.t.Helper()
 	data, err := json.Marshal(body)
@@ -76,9 +76,12 @@ func (u *user) callAPI(method, path string, body any) reply {
 	request.Header.Set("Content-Type", "application/json")
 	answer := send(u.t, u.client, request)
 	var address struct{ Authorization string }
+	rest := answer.body
 	if json.Unmarshal([]byte(answer.body), &address) == nil && address.Authorization != "" {
 		u.canaries.token("an access token", address.Authorization)
+		rest = strings.ReplaceAll(rest, address.Authorization, "")
 	}
+	u.canaries.check(u.t, "the answer to "+method+" "+path, []byte(rest))
 	return answer
 }
 
@@ -173,6 +176,10 @@ func wantListed(t *testing.T, u *user) {
 	u.canaries.check(t, "the answer of /edrgate/edrs", []byte(page.body))
 	if strings.Count(page.body, `"state":"started"`) != 2 || !strings.Contains(page.body, `"next":`) {
 		t.Errorf("got %s", page.body)
+	}
+	found := u.callAPI(http.MethodPost, "/v3/edrs/request", map[string]any{"@type": "QuerySpec"}).want(t, http.StatusOK)
+	if strings.Count(found.body, `"transferProcessId"`) != 3 {
+		t.Errorf("got %s", found.body)
 	}
 	stdout, stderr, err := u.cli("edr", "edrs", "--address", "unix/"+u.socket())
 	if err != nil || strings.Count(stdout, providerDID) != 3 {
