@@ -154,13 +154,13 @@ func checkProof(raw string, r ProofRequest) error {
 	if err != nil {
 		return err
 	}
-	for name, want := range map[string]string{"iss": r.Issuer, "sub": r.Issuer, "token": r.AccessToken.Reveal()} {
-		got, err := t.Claims.String(name)
+	for _, claim := range []struct{ name, want string }{{"iss", r.Issuer}, {"sub", r.Issuer}, {"token", r.AccessToken.Reveal()}} {
+		got, err := t.Claims.String(claim.name)
 		if err != nil {
 			return err
 		}
-		if got != want {
-			return fmt.Errorf("claim %s is not the one asked for", name)
+		if got != claim.want {
+			return fmt.Errorf("claim %s is not the one asked for", claim.name)
 		}
 	}
 	audience, err := t.Claims.StringOrList("aud")
