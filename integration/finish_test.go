@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -168,4 +169,45 @@ func TestCompletionsThatAreRefused(t *testing.T) {
 	if told := control.toldOf(flow, "completed"); len(told) != 0 {
 		t.Errorf("told %v", told)
 	}
+}
+
+// TestCallsOfAConsumerAreAuthorized as those of a provider are, by what its control plane registered where it did.
+func TestCallsOfAConsumerAreAuthorized(t *testing.T) {
+	t.Parallel()
+	const configured, rotated = "a-configured-client-secret", "a-registered-client-secret"
+	controlPlane, auth := newBackend(t, "control plane"), testkit.NewTokenServer(t)
+	auth.Answer(func(w http.ResponseWriter, _ *http.Request) {
+		testkit.WriteToken(w, unsigned(fmt.Sprintf("token-%d", len(auth.Forms()))))
+	})
+	g := newConsumerGateway(t, newDIDHost(t).wallet("consumer"))
+	writeFile(t, g.path("keys", "client.pem"), configured+"\n")
+	g.canaries.credential("a configured client secret", configured)
+	g.canaries.credential("a registered client secret", rotated)
+	g.config.app += fmt.Sprintf("\ncontrol_plane default {\ncallback http://%s/api/signaling\nauthorization oauth2_client_credentials {\ntoken_endpoint %s/token\nclient_id gateway\nclient_secret {file.%s}\n}\n}",
+		controlPlane.address(), auth.URL, g.path("keys", "client.pem"))
+	g.start()
+	told := func(n int, secret string) {
+		t.Helper()
+		flow := startUsed(g)
+		completes(g, flow)
+		testkit.Eventually(t, "a call to the control plane", func() bool { return len(controlPlane.saw()) == n })
+		called := controlPlane.last(t)
+		if called.target != "/api/signaling/transfers/"+flow+"/dataflow/completed" ||
+			called.header.Get("Authorization") != "Bearer "+unsigned(fmt.Sprintf("token-%d", n)) {
+			t.Errorf("called %s without its token", called.target)
+		}
+		if forms := auth.Forms(); len(forms) != n || forms[n-1].Get("client_secret") != secret {
+			t.Errorf("%d tokens, or by other credentials", len(forms))
+		}
+	}
+	told(1, configured)
+	request, err := http.NewRequest(http.MethodPut, "http://"+g.signaling+"/controlplanes", strings.NewReader(fmt.Sprintf(
+		`{"controlplaneId":"cp","endpoint":"http://%s/api/signaling","authorization":{"type":"oauth2_client_credentials","tokenEndpoint":"%s/token","clientId":"rotated","clientSecret":"%s"}}`,
+		controlPlane.address(), auth.URL, rotated)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Content-Type", "application/json")
+	send(t, g.client, request).want(t, http.StatusOK)
+	told(2, rotated)
 }
