@@ -31,8 +31,8 @@ func (rec *record) preparedKnown() {
 	}
 }
 
-// answer is what a prepare is answered with. Until the control plane has taken the news its repeats must not say more than
-// the first answer: EDC would take the transfer for prepared, and the news of it for an error (observed on EDC 0.18).
+// answer is what a prepare is answered with. Until the control plane has taken the news, repeats must not say more than the
+// first answer: it would go on, and not wait for the news that comes then.
 func (rec *record) answer() *tokens.Flow {
 	f := rec.flow()
 	if rec.preparedOwed() {

@@ -211,3 +211,32 @@ func TestCallsOfAConsumerAreAuthorized(t *testing.T) {
 	send(t, g.client, request).want(t, http.StatusOK)
 	told(2, rotated)
 }
+
+// TestApplicationCompletesATransfer at the EDR API, as it would ask for its data address there.
+func TestApplicationCompletesATransfer(t *testing.T) {
+	t.Parallel()
+	control := newCalledPlane(t, takes)
+	control.arrive()
+	g := newConsumerGateway(t, newDIDHost(t).wallet("consumer"))
+	api := freeAddress(t)
+	g.config.app += "\ncontrol_plane default {\ncallback http://" + control.address + "/signaling\n}"
+	g.config.more = "http://" + api + " {\nedr_consumer\n}\n"
+	g.start()
+	flow := startUsed(g)
+	call := func(method, path string, want int) {
+		t.Helper()
+		request, err := http.NewRequest(method, "http://"+api+"/v3/edrs/"+flow+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		send(t, g.client, request).want(t, want)
+	}
+	call(http.MethodGet, "/dataaddress", http.StatusOK)
+	for range 2 {
+		call(http.MethodPost, "/complete", http.StatusNoContent)
+	}
+	call(http.MethodGet, "/dataaddress", http.StatusNotFound)
+	testkit.Eventually(t, "the control plane is told", func() bool { return len(control.toldOf(flow, "completed")) == 1 })
+	g.awaitOwed("completed", 0)
+	g.wantTransfer(flow, "COMPLETED")
+}
