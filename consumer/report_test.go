@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -343,6 +344,22 @@ func TestReportsWaitForTheStore(t *testing.T) {
 	}
 	if r := s.claim(); r == nil || r.Registered != "http://main" {
 		t.Errorf("report %+v", r)
+	}
+}
+
+// TestFinishWhereSpaceIsShort: the ending is let through from the reserve, and the attempts to tell of it do not use that up.
+func TestFinishWhereSpaceIsShort(t *testing.T) {
+	t.Parallel()
+	edits := &editsOf{}
+	x := newFixture(t, func(c *Config, _ *RenewerConfig) { edits.Store, c.Store = c.Store, edits })
+	s := x.begun("tp-1")
+	s.finish(tokens.Applied)
+	x.clock.Advance(firstAfter)
+	s.settle(s.claim(), tokens.Settlement{Again: time.Second})
+	x.clock.Advance(time.Second)
+	s.settle(s.claim(), tokens.Settlement{Done: true})
+	if got, want := fmt.Sprint(edits.endings), "[false true false false false false]"; got != want {
+		t.Errorf("endings %s, want %s", got, want)
 	}
 }
 

@@ -76,4 +76,7 @@ func TestTwoBooks(t *testing.T) {
 	if s := other.settlement("flow-1"); s == nil || !s.Delivered || len(p.requests()) != 3 {
 		t.Errorf("%+v, %d requests", s, len(p.requests()))
 	}
+	if len(x.running) != 0 || x.atOnce["cp"] != 0 || x.atOnce["second"] != 0 {
+		t.Errorf("running %v, at once %v", x.running, x.atOnce)
+	}
 }
