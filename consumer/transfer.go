@@ -43,8 +43,8 @@ type TransfersConfig struct {
 // the provider's EDR when it has started, and suspends, resumes and ends it. Transfers are records of the cache, so that the
 // EDR and what signaling says of it change together.
 //
-// Signaling knows only what it has prepared: EDRs that came by an event or by hand are unknown here. Errors are
-// *tokens.Error, as those of the provider's side. All methods may be called by many goroutines at once.
+// Signaling knows only what it has prepared: EDRs that came by an event or by hand are unknown here. Errors of its messages
+// are *tokens.Error, as those of the provider's side. All methods may be called by many goroutines at once.
 type Transfers struct {
 	c     TransfersConfig
 	cache *Cache

@@ -59,8 +59,8 @@ const (
 )
 
 // Report is what the gateway owes a control plane: the news that it ended a flow by itself, or that a flow has started
-// which was answered as starting. It is part of the flow's record, written with the ending or the start, so that no crash
-// can come between the two.
+// which was answered as starting, or, on a consumer's side, that a transfer is prepared or completed. What is promised is part
+// of the record, written with the change that it is about, so that no crash can come between the two.
 type Report struct {
 	Flow         string
 	Dialect      Dialect

@@ -264,7 +264,7 @@ type StartRequest struct {
 	Endpoint string // endpoint of the EDR; empty: Config.PublicURL
 
 	// Async asks for an asynchronous start: the control plane gets the EDR in a report and not in the answer. Only DPS has
-	// that; a classic start is synchronous all the same.
+	// that; a classic start is synchronous all the same. Of a prepare: the control plane is told later that it is prepared.
 	Async bool
 }
 
