@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/edrgate/edrgate/consumer"
 	"github.com/edrgate/edrgate/store"
 	"github.com/edrgate/edrgate/tokens"
 )
@@ -28,6 +29,7 @@ func init() {
 //	GET  /edrgate/flows/{id}         one flow
 //	POST /edrgate/flows/{id}/revoke  ends a flow for ever; optional body {"reason": "...", "quiet": true}
 //	GET  /edrgate/edrs?after=&limit=  a page of the EDRs that other companies gave to the participant, without their tokens
+//	POST /edrgate/edrs/{id}/complete ends a transfer in which the participant is the consumer, and has both sides told
 //	GET  /edrgate/keys               the signing keys, and how many flows and EDRs need each secret key
 //
 // The query parameter participant says whose flows and keys are meant: ids of flows are unique with one participant only.
@@ -111,6 +113,8 @@ func (o *operator) serve(w http.ResponseWriter, r *http.Request) error {
 		return o.get(w, r, o.keys)
 	case len(parts) == 1 && parts[0] == "edrs":
 		return o.get(w, r, o.edrsPage)
+	case len(parts) == 3 && parts[0] == "edrs" && parts[2] == "complete":
+		return o.post(w, r, func(r *http.Request, _ *tokens.Service) (any, error) { return o.complete(r, parts[1]) })
 	case len(parts) == 1 && parts[0] == "flows":
 		return o.get(w, r, o.flows)
 	case len(parts) == 2 && parts[0] == "flows":
@@ -171,6 +175,10 @@ func adminStatus(err error) int {
 		return http.StatusBadRequest
 	case errors.Is(err, errNoConsumer):
 		return http.StatusNotFound
+	}
+	var ofEDR *consumer.Error
+	if errors.As(err, &ofEDR) {
+		return refusalOfEDR("", ofEDR).Status
 	}
 	switch tokens.CodeOf(err) {
 	case tokens.CodeFlowUnknown:

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"text/tabwriter"
 	"time"
 
@@ -73,6 +74,54 @@ func (o *operator) edrsPage(r *http.Request, _ *tokens.Service) (any, error) {
 func edrsCommand() *cobra.Command {
 	return pageCommand[edrPageView]("edrs", "edrs",
 		"Lists the EDRs that other companies gave to the running gateway, without their tokens", "EDRs of a page")
+}
+
+// completedView is the answer to a completion.
+type completedView struct {
+	Outcome tokens.Outcome `json:"outcome"` // applied, or already: the transfer had ended before
+}
+
+func (o *operator) complete(r *http.Request, id string) (any, error) {
+	kept, err := o.EDRs()
+	if err != nil {
+		return nil, err
+	}
+	outcome, err := kept.transfers.Finish(r.Context(), id)
+	if err != nil {
+		return nil, err
+	}
+	o.logger.Info("transfer completed by the operator", "edr", id, "outcome", string(outcome))
+	return completedView{outcome}, nil
+}
+
+func completeCommand() *cobra.Command {
+	var f adminFlags
+	cmd := &cobra.Command{
+		Use:   "complete <transfer process id>",
+		Short: "Ends a transfer whose data the running gateway uses, since it is not needed any more",
+		Long: `
+Ends a transfer in which the participant is the consumer, and forgets its EDR.
+The control plane that prepared it is told, over restarts and until it takes it,
+and ends the provider's side. Only a started transfer can be completed.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var done completedView
+			err := f.call(http.MethodPost, adminRoot+"edrs/"+url.PathEscape(args[0])+"/complete", nil, &done)
+			if err != nil {
+				return err
+			}
+			if f.json {
+				return printJSON(cmd.OutOrStdout(), done)
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", args[0], done.Outcome)
+			if err == nil && done.Outcome == tokens.Applied {
+				_, err = fmt.Fprintln(cmd.OutOrStdout(), "The control plane will be told.")
+			}
+			return err
+		},
+	}
+	f.register(cmd)
+	return cmd
 }
 
 func (p edrPageView) print(w io.Writer) error {

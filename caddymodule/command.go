@@ -42,7 +42,7 @@ gateway, which holds the store: --address names its listener, for example
 localhost:2019 or unix//run/caddy/admin.sock; --config reads it from the
 config file.`,
 	}
-	cmd.AddCommand(keygenCommand(), inspectCommand(), listCommand(), showCommand(), revokeCommand(), edrsCommand(), keysCommand())
+	cmd.AddCommand(keygenCommand(), inspectCommand(), listCommand(), showCommand(), revokeCommand(), edrsCommand(), completeCommand(), keysCommand())
 	return cmd
 }
 

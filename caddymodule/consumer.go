@@ -59,6 +59,11 @@ type Consumer struct {
 	// ReplayBody is how many bytes of a request's body are kept, so that it can be sent again with a newer token; -1: none.
 	// Default: 65536.
 	ReplayBody int `json:"replay_body,omitempty"`
+
+	// AsyncPrepare are datasets whose transfers are prepared asynchronously: the control plane is answered PREPARING and told
+	// later that the transfer is prepared. One that ends in "*" stands for all ids with that beginning. Every control plane
+	// needs a callback then. Default: none; a prepare is answered PREPARED.
+	AsyncPrepare []string `json:"async_prepare,omitempty"`
 }
 
 // ProofService is a Secure Token Service. Placeholders are replaced when the config is loaded.
@@ -151,6 +156,7 @@ func (c *Consumer) check(did string) error {
 //		allow_http      [<host...>]
 //		allow_addresses <cidr...>
 //		replay_body     <size>|off
+//		async_prepare   <dataset...>
 //	}
 //
 // Repeated blocks, from imports for example, add to one another.
@@ -172,6 +178,8 @@ func (s *ParticipantSettings) parseConsumer(d *caddyfile.Dispenser) error {
 		"allow_http":      allowHTTP(&c.AllowHTTP),
 		"allow_addresses": networks(&c.AllowAddresses),
 		"replay_body":     c.parseReplayBody,
+
+		asyncPrepareOption: texts(&c.AsyncPrepare),
 	})
 }
 

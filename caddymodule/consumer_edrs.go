@@ -14,7 +14,7 @@ import (
 	"github.com/edrgate/edrgate/authserver"
 	"github.com/edrgate/edrgate/consumer"
 	"github.com/edrgate/edrgate/internal/dial"
-	"github.com/edrgate/edrgate/store"
+	"github.com/edrgate/edrgate/routing"
 	"github.com/edrgate/edrgate/tokens"
 )
 
@@ -27,6 +27,8 @@ type consuming struct {
 	own      *http.Transport // to services of our own: Secure Token Service, wallet, management API
 
 	agreements *agreements // nil: nobody is asked
+
+	asyncPrepare *routing.Table // of the datasets whose transfers are prepared asynchronously; nil: none
 }
 
 // providerWait bounds the wait for the headers of a provider's answer to a data request.
@@ -70,6 +72,10 @@ func (p *participant) newConsuming(replacer *caddy.Replacer) (*consuming, error)
 		return nil, err
 	}
 	c.agreements, err = p.newAgreements(c.own, replacer)
+	if err != nil {
+		return nil, err
+	}
+	c.asyncPrepare, err = p.newAsyncPrepare()
 	return c, err
 }
 
@@ -186,7 +192,7 @@ func (p *participant) EDRs() (*edrs, error) {
 }
 
 // openEDRs builds what keeps EDRs over an open store; nil: the participant keeps none.
-func (p *participant) openEDRs(s store.Store) (*edrs, error) {
+func (p *participant) openEDRs(eng *engine, service *tokens.Service) (*edrs, error) {
 	c := p.consuming
 	if c == nil {
 		return nil, nil
@@ -197,13 +203,13 @@ func (p *participant) openEDRs(s store.Store) (*edrs, error) {
 	}
 	var err error
 	e.cache, err = consumer.New(consumer.Config{
-		Participant: p.name, DID: p.DID, Store: s, Sealer: p.config.Keys.Sealer(), AllowHTTP: c.AllowHTTP,
+		Participant: p.name, DID: p.DID, Store: eng.store, Sealer: p.config.Keys.Sealer(), AllowHTTP: c.AllowHTTP,
 		EndedTTL: time.Duration(p.app.TombstoneTTL), Observer: e.observer, Logger: p.logger,
 	})
 	if err != nil {
 		return nil, err
 	}
-	e.transfers, err = p.newTransfers(e.cache)
+	e.transfers, err = p.newTransfers(e.cache, eng.live, service)
 	if err != nil {
 		return nil, err
 	}
@@ -239,12 +245,12 @@ func (e *edrs) look(ctx context.Context) {
 	ticker := time.NewTicker(lookInterval)
 	defer ticker.Stop()
 	for {
+		count, err := e.transfers.Count(ctx) // first: after a restart nothing else knows which reports are owed
+		if err == nil {                      // otherwise the numbers stay; the store reports its own trouble
+			e.observer.EDRs(count)
+		}
 		if e.agreements != nil {
 			e.agreements.learn(ctx, e.cache)
-		}
-		count, err := e.cache.Count(ctx)
-		if err == nil { // otherwise the numbers stay; the store reports its own trouble
-			e.observer.EDRs(count)
 		}
 		select {
 		case <-ctx.Done():

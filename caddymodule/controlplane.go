@@ -22,12 +22,12 @@ type ControlPlane struct {
 	// Formerly are names that it had before, so that it keeps its flows.
 	Formerly []string `json:"formerly,omitempty"`
 
-	// Callback is where it is told that the gateway ended a flow by itself, and that a flow of a route with async has
-	// started: its URL up to and without /transferprocess (EDC's classic signaling, for example
+	// Callback is where it is told that the gateway ended a flow by itself, that a flow of a route with async has started,
+	// and, by a consumer's gateway, that a transfer is prepared or completed: its URL up to and without /transferprocess (EDC's classic signaling, for example
 	// http://cp:8083/api/control) or /transfers (Data Plane Signaling, for example http://cp:8182/api/signaling). The
-	// address that a start message names is used instead where it has the same scheme, host and port; any other is
+	// address that a start or prepare message names is used instead where it has the same scheme, host and port; any other is
 	// ignored, so that whoever may start flows does not choose whom the gateway calls. Default: none; then it is told
-	// nothing, the log says so, and no route can have async.
+	// nothing, the log says so, and neither a route can have async nor a consumer async_prepare.
 	Callback string `json:"callback,omitempty"`
 
 	// Authorization is what those calls are authorized with. Default: they carry no credential.
@@ -116,10 +116,14 @@ func controlPlaneURL(replacer *caddy.Replacer, configured string) (*url.URL, err
 	return controlplane.ParseBase(strings.TrimRight(address, "\r\n"))
 }
 
-// newOutbox returns the outbox of a service.
-func (p *participant) newOutbox(service *tokens.Service) (*controlplane.Outbox, error) {
+// newOutbox returns the outbox of a service, and of the transfers in which the participant is the consumer, if it is in any.
+func (p *participant) newOutbox(service *tokens.Service, kept *edrs) (*controlplane.Outbox, error) {
+	reports := []controlplane.Reports{service}
+	if kept != nil {
+		reports = append(reports, kept.transfers)
+	}
 	return controlplane.NewOutbox(controlplane.OutboxConfig{
-		Reports: service, Client: p.app.client, Callbacks: p.calls, Authorizations: p.grants, DataAddress: signaling.DataAddress,
+		Reports: reports, Client: p.app.client, Callbacks: p.calls, Authorizations: p.grants, DataAddress: signaling.DataAddress,
 		Observer: p.observer, Logger: p.logger,
 	})
 }

@@ -38,6 +38,7 @@ func init() {
 //	POST   /edrs/{id}/refresh                      the data address with a new access token
 //	PUT    /edrs/{id}                              keeps an EDR, or says what is not known of one
 //	DELETE /edrs/{id}                              forgets one
+//	POST   /edrs/{id}/complete                     ends the transfer, on both sides: its data is used no more
 //	POST   /edrs/events                            takes the events of an EDC's callback
 //	POST   /v1/token/refresh                       the same as /edrs/{id}/refresh, with {"transferProcessId": …}
 //
@@ -116,6 +117,8 @@ func (h *ConsumerAPI) operations(escaped string) (edrOperations, string) {
 			return edrOperations{http.MethodGet: edrCall.dataAddress}, parts[1]
 		case len(parts) == 3 && parts[2] == "refresh":
 			return edrOperations{http.MethodPost: edrCall.refresh}, parts[1]
+		case len(parts) == 3 && parts[2] == "complete":
+			return edrOperations{http.MethodPost: edrCall.complete}, parts[1]
 		}
 	}
 	return nil, ""
@@ -236,6 +239,16 @@ func (c edrCall) remove() {
 		return
 	}
 	c.api.logger.Info("EDR removed", "edr", c.id, "remote", c.r.RemoteAddr)
+	c.w.WriteHeader(http.StatusNoContent)
+}
+
+func (c edrCall) complete() {
+	outcome, err := c.transfers.Finish(c.r.Context(), c.id)
+	if err != nil {
+		c.api.fail(c.w, c.id, err)
+		return
+	}
+	c.api.logger.Info("transfer completed", "edr", c.id, "outcome", string(outcome), "remote", c.r.RemoteAddr)
 	c.w.WriteHeader(http.StatusNoContent)
 }
 

@@ -220,6 +220,8 @@ func refusalOfEDR(id string, err error) oauth.Refusal {
 		return no(http.StatusNotFound, "Object of type EndpointDataReferenceEntry with ID="+id+" was not found: the transfer is suspended")
 	case consumer.CodeInvalid:
 		return no(http.StatusBadRequest, strings.TrimPrefix(e.Error(), "edr: "+string(consumer.CodeInvalid)+": "))
+	case consumer.CodeState:
+		return no(http.StatusConflict, e.Detail)
 	case consumer.CodeConflict:
 		return no(http.StatusConflict, "the transfer is known with another provider or asset")
 	case consumer.CodeRefused:

@@ -94,7 +94,7 @@ func newCollectors() *collectors {
 		commitTime:   histogram("store_commit_duration_seconds", "Time from the first edit of a commit until it was durable.", stageBuckets),
 		storeErrors:  counter("store_errors_total", "Errors of the store's engine or disk.", "in"),
 		space:        gauge("store_space_state", "State of the free-space guard: 1 for the one that holds.", "state"),
-		callbacks:    counter("callbacks_total", "Attempts to tell a control plane that the gateway ended a flow by itself, or that one has started.", participantLabel, "event", "result"),
+		callbacks:    counter("callbacks_total", "Attempts to tell a control plane that the gateway ended a flow by itself, that one has started, or that a transfer is prepared or completed.", participantLabel, "event", "result"),
 		owed:         gauge("callbacks_owed", "What a control plane has still to be told, by event. Over replicas take the maximum.", participantLabel, "event"),
 		looks:        counter("registrations_total", "Looks at the gateway's registrations at control planes.", participantLabel, "result"),
 		missing:      gauge("registrations_missing", "Registrations at control planes that are not known to stand.", participantLabel),

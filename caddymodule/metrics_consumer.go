@@ -53,7 +53,7 @@ var (
 		consumer.EventUnknownCounterparty, consumer.EventAudience, consumer.EventForeignToken, consumer.EventConflict,
 		consumer.EventRetried, consumer.EventWaited, consumer.EventRejected, consumer.EventReplayed, consumer.EventNotReplayed,
 	}
-	edrStates = []consumer.State{consumer.Prepared, consumer.Started, consumer.Suspended, consumer.Refused}
+	edrStates = []consumer.State{consumer.Preparing, consumer.Prepared, consumer.Started, consumer.Suspended, consumer.Refused}
 )
 
 // consumerObserver turns what package consumer reports of one participant into metrics.

@@ -222,10 +222,14 @@ func (p *participant) open(eng *engine) (opened, error) {
 	if err != nil {
 		return opened{}, err
 	}
-	outbox, err := p.newOutbox(service)
+	kept, err := p.openEDRs(eng, service)
 	if err != nil {
 		return opened{}, err
 	}
-	kept, err := p.openEDRs(eng.store)
-	return opened{service, outbox, kept}, err
+	outbox, err := p.newOutbox(service, kept)
+	if err != nil {
+		kept.close()
+		return opened{}, err
+	}
+	return opened{service, outbox, kept}, nil
 }

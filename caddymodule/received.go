@@ -17,10 +17,13 @@ func (p *participant) received() signaling.Received {
 	return receivedOf{p}
 }
 
-// newTransfers returns the transfers in which the participant is the consumer. Who owns them is told as for flows.
-func (p *participant) newTransfers(cache *consumer.Cache) (*consumer.Transfers, error) {
+// newTransfers returns the transfers in which the participant is the consumer. Who owns them, and how control planes are
+// told of them, is as for flows.
+func (p *participant) newTransfers(cache *consumer.Cache, live *tokens.Live, service *tokens.Service) (*consumer.Transfers, error) {
 	return consumer.NewTransfers(consumer.TransfersConfig{
 		Cache: cache, ControlPlanes: p.config.ControlPlanes, Formerly: p.config.Formerly, DIDMap: p.DIDMap,
+		Owed: live.OwedReports("transfer/" + p.name), Callable: func(name string) bool { return p.calls[name] != nil },
+		ControlPlane: service.ControlPlane, Replaced: service.Replaced,
 	})
 }
 

@@ -129,6 +129,8 @@ func (h *Signaling) handlerOf(p *participant, access signaling.Access) (*signali
 		Differs: func(c tokens.Caller, said *tokens.PlaneAuthorization) string {
 			return p.grants[string(c)].Differs(said)
 		},
+		AsyncPrepare: p.preparesLater,
+
 		Checked:  func(c tokens.Caller) { p.register.Checked(string(c), time.Now()) },
 		Observer: p.observer,
 		Logger:   logger,

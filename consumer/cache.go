@@ -351,6 +351,7 @@ func (c *Cache) update(ctx context.Context, id string, change func(*record) erro
 		if err != nil {
 			return store.Edit{}, err
 		}
+		before := changed.State
 		err = change(changed)
 		if errors.Is(err, store.ErrKeep) {
 			rec, err = decode(old)
@@ -363,7 +364,9 @@ func (c *Cache) update(ctx context.Context, id string, change func(*record) erro
 			return store.Edit{}, err
 		}
 		rec = changed
-		return c.encode(changed)
+		edit, err := c.encode(changed)
+		edit.Ending = edit.Ending && changed.State != before
+		return edit, err
 	})
 	var known *Error
 	switch {

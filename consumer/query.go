@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/edrgate/edrgate/store"
 	"github.com/edrgate/edrgate/tokens"
@@ -105,11 +106,11 @@ func (c *Cache) page(ctx context.Context, q Query, after string) ([]*record, str
 	case q.Counterparty != "":
 		label, value = "counterparty", c.label(q.Counterparty)
 	}
-	known, more, err := c.labelled(ctx, label, value, after)
+	known, more, err := c.labelled(ctx, label, value, after, needed)
 	if err != nil || label == "participant" {
 		return known, more, err
 	}
-	unknown, rest, err := c.labelled(ctx, label, c.label(""), after)
+	unknown, rest, err := c.labelled(ctx, label, c.label(""), after, needed)
 	if err != nil {
 		return nil, "", err
 	}
@@ -140,7 +141,11 @@ func merge(a []*record, moreA string, b []*record, moreB string) ([]*record, str
 // listPage is how many records one look at the store reads.
 const listPage = 200
 
-func (c *Cache) labelled(ctx context.Context, label, value, after string) ([]*record, string, error) {
+// labelled returns a page of records, and the id to go on behind; "" at the end. unreadable decides about a record that cannot
+// be read: an error of it ends the page.
+func (c *Cache) labelled(
+	ctx context.Context, label, value, after string, unreadable func(record string, err error) error,
+) ([]*record, string, error) {
 	query := store.Query{Kind: edrKind, Label: label, Value: value, Limit: listPage}
 	if after != "" {
 		query.After = c.key(after)
@@ -152,46 +157,49 @@ func (c *Cache) labelled(ctx context.Context, label, value, after string) ([]*re
 	page := make([]*record, 0, len(records))
 	for _, r := range records {
 		rec, err := decode(r)
+		if err == nil {
+			page = append(page, rec)
+			continue
+		}
+		err = unreadable(r.ID, err)
 		if err != nil {
 			return nil, "", err
 		}
-		page = append(page, rec)
 	}
-	if len(page) < listPage {
+	if len(records) < listPage {
 		return page, "", nil
 	}
-	return page, page[len(page)-1].ID, nil
+	return page, strings.TrimPrefix(records[len(records)-1].ID, c.key("")), nil
 }
+
+// needed is for lists that must be complete.
+func needed(_ string, err error) error { return err }
 
 // each calls visit for every EDR of the participant that is not ended.
 func (c *Cache) each(ctx context.Context, visit func(*record)) error {
+	return c.all(ctx, needed, func(rec *record) {
+		if rec.State != Ended {
+			visit(rec)
+		}
+	})
+}
+
+// all calls visit for every record of the participant that can be read; unreadable decides about the others.
+func (c *Cache) all(ctx context.Context, unreadable func(record string, err error) error, visit func(*record)) error {
 	after := ""
 	for {
-		page, last, err := c.labelled(ctx, "participant", c.c.Participant, after)
+		page, last, err := c.labelled(ctx, "participant", c.c.Participant, after, unreadable)
 		if err != nil {
 			return err
 		}
 		for _, rec := range page {
-			if rec.State != Ended {
-				visit(rec)
-			}
+			visit(rec)
 		}
 		if last == "" {
 			return nil
 		}
 		after = last
 	}
-}
-
-// Count counts by state the EDRs that are not ended, and the transfers that wait for theirs.
-func (c *Cache) Count(ctx context.Context) (map[State]int, error) {
-	count := map[State]int{}
-	err := c.each(ctx, func(rec *record) {
-		if rec.EDR != nil || rec.State == Prepared {
-			count[rec.State]++
-		}
-	})
-	return count, err
 }
 
 // KeyUse counts the EDRs that each sealing key is needed for. A key can be dropped when no EDR needs it; a renewal seals

@@ -19,7 +19,8 @@ type State string
 
 // The states of an EDR.
 const (
-	Prepared  State = "prepared" // announced by signaling; the EDR is to come
+	Preparing State = "preparing" // the control plane is going to be told that it is prepared
+	Prepared  State = "prepared"  // announced by signaling; the EDR is to come
 	Started   State = "started"
 	Suspended State = "suspended" // kept, not served and not renewed until resumed
 	Refused   State = "refused"   // served until the token expires; renewed only when asked for explicitly
@@ -37,6 +38,9 @@ const (
 )
 
 const edrKind = "edr"
+
+// waits reports whether the transfer has not started yet.
+func (s State) waits() bool { return s == Preparing || s == Prepared }
 
 // preparedTTL is how long a prepared transfer waits for its EDR. A control plane that lost it says nothing.
 const preparedTTL = 30 * 24 * time.Hour
@@ -60,6 +64,8 @@ type record struct {
 	PrepareMessage  string            `json:"prepare_message,omitempty"`  // message id of the prepare, kept for life
 	Messages        []transferMessage `json:"messages,omitempty"`         // the last eight others
 	Completed       bool              `json:"completed,omitempty"`        // how it ended
+	Callback        string            `json:"callback,omitempty"`         // where the control plane takes notifications, as the prepare had it
+	Report          *tokens.Promise   `json:"report,omitempty"`           // what the control plane has still to be told
 
 	// EDR is all of it, since an endpoint may hold a secret too. nil: there is none yet, or no more.
 	EDR *tokens.Sealed `json:"edr,omitempty"`
@@ -188,11 +194,14 @@ func (c *Cache) encode(rec *record) (store.Edit, error) {
 	}
 	// What takes an EDR away is let through where space is short.
 	edit := store.Edit{Data: data, Ending: rec.State == Ended || rec.State == Suspended}
-	switch rec.State {
-	case Prepared:
+	switch {
+	case rec.State.waits():
 		edit.Expires = rec.Changed.Add(preparedTTL)
-	case Ended:
+	case rec.State == Ended:
 		edit.Expires = rec.Changed.Add(c.c.EndedTTL)
+	}
+	if rec.Report != nil && rec.State == Ended { // it outlives a short tombstone_ttl
+		edit.Expires = later(edit.Expires, rec.Report.Since.Add(tokens.ReportWithin+time.Hour))
 	}
 	return edit, nil
 }
@@ -243,7 +252,7 @@ func (rec *record) end(now time.Time) {
 		Participant: rec.Participant, ID: rec.ID, State: Ended, Origin: rec.Origin,
 		Counterparty: rec.Counterparty, CounterpartyDID: rec.CounterpartyDID, Asset: rec.Asset, Agreement: rec.Agreement,
 		ControlPlane: rec.ControlPlane, Profile: rec.Profile, RenewalRequired: rec.RenewalRequired, PrepareMessage: rec.PrepareMessage,
-		Created: rec.Created, Changed: now, Told: rec.Told,
+		Callback: rec.Callback, Created: rec.Created, Changed: now, Told: rec.Told,
 	}
 }
 

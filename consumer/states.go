@@ -24,7 +24,7 @@ func (c *Cache) suspend(ctx context.Context, id string, at time.Time) (*Entry, e
 				return store.ErrKeep
 			}
 			return nil // its time counts: a start that was told before it comes too late
-		case Prepared:
+		case Preparing, Prepared:
 			return rec.holds()
 		}
 		rec.State, rec.Changed = Suspended, now
@@ -41,7 +41,7 @@ func (c *Cache) Resume(ctx context.Context, id string) (*Entry, error) {
 			return refuse(CodeEnded, "the transfer is over")
 		case Started:
 			return store.ErrKeep
-		case Prepared:
+		case Preparing, Prepared:
 			return rec.holds()
 		}
 		c.revive(rec)

@@ -25,14 +25,26 @@ type TransfersConfig struct {
 	// DIDMap gives the DID of a provider that the control plane names otherwise. It counts when a transfer is prepared.
 	// Default: a provider that is not named by its DID is not known by one.
 	DIDMap map[string]string
+
+	// Owed are the reports that are owed to control planes, shared by all Transfers over the same records. Default: its own.
+	Owed *tokens.OwedReports
+
+	// Callable reports whether a control plane can be told anything. Default: each can.
+	Callable func(controlPlane string) bool
+
+	// ControlPlane returns what a control plane registered. Default: none did.
+	ControlPlane func(ctx context.Context, name string) (tokens.ControlPlane, error)
+
+	// Replaced reports whether a newer configuration runs, which delivers what is owed. Default: none does.
+	Replaced func() bool
 }
 
 // Transfers is the consumer's side of Data Plane Signaling (DPS §1.1): our own control plane has a transfer prepared, brings
 // the provider's EDR when it has started, and suspends, resumes and ends it. Transfers are records of the cache, so that the
 // EDR and what signaling says of it change together.
 //
-// Signaling knows only what it has prepared: EDRs that came by an event or by hand are unknown here. Errors are
-// *tokens.Error, as those of the provider's side. All methods may be called by many goroutines at once.
+// Signaling knows only what it has prepared: EDRs that came by an event or by hand are unknown here. Errors of its messages
+// are *tokens.Error, as those of the provider's side. All methods may be called by many goroutines at once.
 type Transfers struct {
 	c     TransfersConfig
 	cache *Cache
@@ -42,6 +54,18 @@ type Transfers struct {
 func NewTransfers(c TransfersConfig) (*Transfers, error) {
 	if c.Cache == nil {
 		return nil, refuse(CodeInvalid, "transfers: cache is needed")
+	}
+	if c.Owed == nil {
+		c.Owed = tokens.NewOwedReports()
+	}
+	if c.Callable == nil {
+		c.Callable = func(string) bool { return true }
+	}
+	if c.ControlPlane == nil {
+		c.ControlPlane = func(context.Context, string) (tokens.ControlPlane, error) { return tokens.ControlPlane{}, nil }
+	}
+	if c.Replaced == nil {
+		c.Replaced = func() bool { return false }
 	}
 	return &Transfers{c: c, cache: c.Cache}, nil
 }
@@ -94,6 +118,8 @@ func (rec *record) remember(messageID, operation string) {
 func (rec *record) flow() *tokens.Flow {
 	state := tokens.Terminated
 	switch {
+	case rec.State == Preparing:
+		state = tokens.Preparing
 	case rec.State == Prepared:
 		state = tokens.Prepared
 	case rec.State == Started, rec.State == Refused: // that the provider does not renew changes no transfer
@@ -111,7 +137,8 @@ func (rec *record) flow() *tokens.Flow {
 }
 
 // Prepare remembers a transfer whose EDR is to come. It reports whether the transfer was there already: the same message
-// again, or another with the same terms, gets the present state. tokens.CodeConflict: it is there with other terms, of
+// again, or another with the same terms, gets the present state; tokens.Preparing as long as the control plane of an
+// asynchronous prepare has not taken the news. tokens.CodeConflict: it is there with other terms, of
 // another control plane, or did not come by signaling; tokens.CodeState: it is suspended or over.
 func (t *Transfers) Prepare(ctx context.Context, caller tokens.Caller, r tokens.StartRequest) (*tokens.Flow, bool, error) {
 	rec, err := t.newRecord(caller, &r)
@@ -121,7 +148,9 @@ func (t *Transfers) Prepare(ctx context.Context, caller tokens.Caller, r tokens.
 	for {
 		err = t.cache.create(ctx, rec)
 		if err == nil {
-			return rec.flow(), false, nil
+			t.c.Owed.Drop(rec.ID) // of a transfer that had this id before
+			t.owe(rec)
+			return rec.answer(), false, nil
 		}
 		if !errors.Is(err, store.ErrExists) {
 			return nil, false, told(err, "")
@@ -136,7 +165,7 @@ func (t *Transfers) Prepare(ctx context.Context, caller tokens.Caller, r tokens.
 		if err != nil {
 			return nil, false, told(err, "")
 		}
-		return known.flow(), true, nil
+		return known.answer(), true, nil
 	}
 }
 
@@ -157,12 +186,16 @@ func (t *Transfers) newRecord(caller tokens.Caller, r *tokens.StartRequest) (*re
 	if err != nil {
 		return nil, err
 	}
-	return &record{
+	rec := &record{
 		Participant: t.cache.c.Participant, ID: r.ProcessID, State: Prepared, Origin: BySignaling,
 		Counterparty: terms.Counterparty, CounterpartyDID: terms.CounterpartyDID, Asset: terms.Asset, Agreement: terms.Agreement,
 		ControlPlane: string(caller), Profile: r.Profile, RenewalRequired: r.RenewalRequired, PrepareMessage: r.MessageID,
-		Created: now, Changed: now,
-	}, nil
+		Callback: r.Callback, Created: now, Changed: now,
+	}
+	if r.Async {
+		rec.promisePrepared(now)
+	}
+	return rec, nil
 }
 
 // prepareAgain decides whether a prepare repeats the one that a transfer came by (docs/decisions: identity of a flow).
@@ -219,6 +252,8 @@ func (t *Transfers) Started(ctx context.Context, caller tokens.Caller, m tokens.
 		switch rec.State {
 		case Suspended, Ended: // a repeat that arrives late resumes nothing; resume does
 			return false, rec.State.serves()
+		case Preparing: // nobody has been told that it is prepared
+			return false, refuse(CodeState, "the transfer is not prepared yet")
 		case Prepared:
 			return false, nil
 		}
@@ -232,7 +267,7 @@ func (t *Transfers) Resume(ctx context.Context, caller tokens.Caller, m tokens.M
 	return t.live(ctx, caller, m, address, func(rec *record) (repeated bool, err error) {
 		_, seen := rec.seen(m.MessageID)
 		switch {
-		case rec.State == Prepared:
+		case rec.State.waits():
 			return false, refuse(CodeState, "the transfer is not started yet")
 		case rec.State == Ended:
 			return false, rec.State.serves()
@@ -276,6 +311,7 @@ func (t *Transfers) live(
 			return store.ErrKeep
 		}
 		rec.remember(m.MessageID, operation)
+		rec.preparedKnown()
 		return nil
 	}
 	edr, err := givenEDR(known, address, operation)
@@ -296,6 +332,7 @@ func (t *Transfers) live(
 		if err != nil {
 			return nil, false, told(err, "")
 		}
+		t.owe(rec)
 		t.cache.announce(rec.entry())
 		return rec.flow(), repeated, nil
 	}
@@ -303,6 +340,7 @@ func (t *Transfers) live(
 	if err != nil {
 		return nil, false, told(err, addressMember)
 	}
+	t.c.Owed.DropAwaited(m.ProcessID)
 	known.State = Started
 	return known.flow(), repeated, nil
 }
@@ -357,7 +395,7 @@ func (t *Transfers) end(ctx context.Context, caller tokens.Caller, m tokens.Mess
 	}
 	var ending tokens.Ending
 	var held []string
-	_, err = t.cache.update(ctx, m.ProcessID, func(rec *record) error {
+	rec, err := t.cache.update(ctx, m.ProcessID, func(rec *record) error {
 		held = nil
 		ending = tokens.Ending{Outcome: t.endingOf(caller, rec, m, operation)}
 		if ending.Outcome != tokens.Applied {
@@ -367,6 +405,7 @@ func (t *Transfers) end(ctx context.Context, caller tokens.Caller, m tokens.Mess
 		if operation == opSuspend {
 			rec.State, rec.Changed = Suspended, now
 			rec.remember(m.MessageID, operation)
+			rec.preparedKnown()
 			return nil
 		}
 		held = rec.Held
@@ -381,6 +420,10 @@ func (t *Transfers) end(ctx context.Context, caller tokens.Caller, m tokens.Mess
 		return tokens.Ending{}, told(err, "")
 	}
 	t.cache.release(ctx, m.ProcessID, held)
+	t.owe(rec)
+	if ending.Outcome == tokens.Already && operation != opSuspend {
+		t.endingKnown(ctx, rec)
+	}
 	return ending, nil
 }
 
@@ -400,7 +443,7 @@ func (t *Transfers) endingOf(caller tokens.Caller, rec *record, m tokens.Message
 		return tokens.Applied
 	case rec.State == Suspended, seen && used == operation: // also one that arrives again after a resume
 		return tokens.Already
-	case rec.State == Prepared:
+	case rec.State.waits():
 		return tokens.OutOfState
 	}
 	return tokens.Applied

@@ -189,7 +189,7 @@ func TestTransferWithoutAddress(t *testing.T) {
 	} {
 		wantCode(t, err, CodeUnknown)
 	}
-	count, err := x.Count(context.Background())
+	count, err := x.transfers().Count(context.Background())
 	if err != nil || len(count) != 0 {
 		t.Errorf("count %v, %v", count, err)
 	}

@@ -75,10 +75,13 @@ func (p *calledPlane) answers(with http.HandlerFunc) {
 }
 
 // told returns the callbacks about the start of a flow.
-func (p *calledPlane) told(flow string) []string {
+func (p *calledPlane) told(flow string) []string { return p.toldOf(flow, "started") }
+
+// toldOf returns the callbacks of an event of a flow.
+func (p *calledPlane) toldOf(flow, event string) []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return append([]string(nil), p.bodies["/signaling/transfers/"+flow+"/dataflow/started"]...)
+	return append([]string(nil), p.bodies["/signaling/transfers/"+flow+"/dataflow/"+event]...)
 }
 
 func takes(http.ResponseWriter, *http.Request)     {}
@@ -124,21 +127,26 @@ func wantStarted(t testing.TB, g *gateway, p *calledPlane, flow string, before i
 	return last
 }
 
-func (g *gateway) callbacks(result string) float64 {
-	return g.scrape().value("edrgate_callbacks_total", "event", "started", "result", result)
+// callbacks is how many attempts to tell a control plane of an event had a result.
+func (g *gateway) callbacks(event, result string) float64 {
+	return g.scrape().value("edrgate_callbacks_total", "event", event, "result", result)
 }
 
-func (g *gateway) awaitOwed(want float64) {
+// awaitOwed waits until so many control planes have still to be told of an event.
+func (g *gateway) awaitOwed(event string, want float64) {
 	g.t.Helper()
 	testkit.Eventually(g.t, "the metric shows what is owed", func() bool {
-		return g.scrape().value("edrgate_callbacks_owed", "event", "started") == want
+		return g.scrape().value("edrgate_callbacks_owed", "event", event) == want
 	})
 }
+
+// troubles are what may be wrong with a control plane while it is due to be told something; nil: it is away.
+var troubles = map[string]http.HandlerFunc{"answers 500": failsInside, "hangs": hangs, "breaks off": breaksOff, "is away": nil}
 
 // TestStartIsToldWhenTheControlPlaneIsWell: nothing is lost while it is not, over a restart too, and the metrics show it.
 func TestStartIsToldWhenTheControlPlaneIsWell(t *testing.T) {
 	t.Parallel()
-	for name, trouble := range map[string]http.HandlerFunc{"answers 500": failsInside, "hangs": hangs, "breaks off": breaksOff, "is away": nil} {
+	for name, trouble := range troubles {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			control := newCalledPlane(t, trouble)
@@ -152,10 +160,10 @@ func TestStartIsToldWhenTheControlPlaneIsWell(t *testing.T) {
 			wantStarting(t, p.start(g, f), f.flow)
 			wantStarting(t, p.start(g, f), f.flow) // EDC repeats what got no answer
 
-			testkit.Eventually(t, "an attempt has failed", func() bool { return g.callbacks("retried") > 0 })
-			g.awaitOwed(1)
+			testkit.Eventually(t, "an attempt has failed", func() bool { return g.callbacks("started", "retried") > 0 })
+			g.awaitOwed("started", 1)
 			g.restart()
-			g.awaitOwed(1)
+			g.awaitOwed("started", 1)
 			wantStarting(t, p.start(g, f), f.flow)
 
 			before := len(control.told(f.flow))
@@ -167,7 +175,7 @@ func TestStartIsToldWhenTheControlPlaneIsWell(t *testing.T) {
 			wantData(t, g, "/", e.access, "data of weather")
 			renewed := renew(g, wallet, e)
 			wantData(t, g, "/", renewed.access, "data of weather")
-			g.awaitOwed(0)
+			g.awaitOwed("started", 0)
 			again := readEDR(g, f.flow, p.start(g, f).want(t, http.StatusOK)) // nobody waits for a callback any more
 			wantData(t, g, "/", again.access, "data of weather")
 			if shown := showFlow(g, f.flow); shown.State != "STARTED" {
@@ -194,7 +202,7 @@ func TestAsynchronousStartKilledBeforeTheAnswer(t *testing.T) {
 	sending.Wait()
 
 	g.start()
-	g.awaitOwed(1)
+	g.awaitOwed("started", 1)
 	wantStarting(t, m.send(g), f.flow)
 	before := len(control.told(f.flow))
 	control.answers(takes)
@@ -218,7 +226,7 @@ func TestWhoTakesAStartIsNotToldAgain(t *testing.T) {
 	e := wantStarted(t, g, control, f.flow, 0)
 	control.answers(failsInside)
 	wantData(t, g, "/", e.access, "data of weather")
-	g.awaitOwed(0)
+	g.awaitOwed("started", 0)
 	wantNotTold(t, g, control, wallet.DID, f.flow)
 	wantData(t, g, "/", e.access, "data of weather")
 }
@@ -245,9 +253,9 @@ func TestEndingOfAStartingFlow(t *testing.T) {
 	consumer := newDIDHost(t).wallet("consumer").DID
 	f := newTerms("weather", consumer)
 	wantStarting(t, dpsPlane{}.start(g, f), f.flow)
-	testkit.Eventually(t, "an attempt has failed", func() bool { return g.callbacks("retried") > 0 })
+	testkit.Eventually(t, "an attempt has failed", func() bool { return g.callbacks("started", "retried") > 0 })
 	dpsPlane{}.terminate(g, f.flow).want(t, http.StatusOK)
-	g.awaitOwed(0)
+	g.awaitOwed("started", 0)
 	wantNotTold(t, g, control, consumer, f.flow)
 	if shown := showFlow(g, f.flow); shown.State != "TERMINATED" {
 		t.Errorf("the flow is shown as %+v", shown)

@@ -23,12 +23,13 @@ import (
 
 // TestConformanceKit replays the pull cases of the Dataspace Protocol TCK for Data Plane Signaling (1.2.x), a provider's and
 // a consumer's, with its own messages, in the order in which it runs them: against one data plane, with one DID whose key is
-// another one in each case. The dataset of DP_P_PULL:04-01 has a route that says async.
+// another one in each case. The dataset of DP_P_PULL:04-01 has a route that says async, that of DP_C_PULL:04-01 is one of
+// async_prepare, and an operator completes the transfer of DP_C_PULL:03-01 when it is started.
 func TestConformanceKit(t *testing.T) {
 	t.Parallel()
 	kit := newConformanceKit(t)
 	g := startGateway(t, config{
-		app:  kit.controlPlane() + asyncRoute("8b088b47-daa5-4d02-94ee-c64d2bf33f6e") + "\nconsumer {\nrenew never\n}\n",
+		app:  kit.controlPlane() + asyncRoute("8b088b47-daa5-4d02-94ee-c64d2bf33f6e") + "\nconsumer {\nrenew never\nasync_prepare a10a8c11-507e-429b-8b11-a5c9d21b3f87\n}\n",
 		site: "edr_auth {\nany_dataset\nignore_source_address\n}\nreverse_proxy " + newBackend(t, "weather").address(),
 	})
 	for _, c := range []struct {
@@ -42,6 +43,8 @@ func TestConformanceKit(t *testing.T) {
 		{"DP_C_PULL:01-02", []string{"TERMINATED"}, nil},
 		{"DP_C_PULL:02-01", []string{"SUSPENDED", "STARTED"}, nil},
 		{"DP_C_PULL:02-02", []string{"SUSPENDED", "TERMINATED"}, nil},
+		{"DP_C_PULL:03-01", []string{"PREPARED", "STARTED"}, nil},
+		{"DP_C_PULL:04-01", []string{"PREPARED"}, nil},
 		{"DP_P_PULL:01-01", []string{"STARTED", "COMPLETED"}, nil},
 		{"DP_P_PULL:01-02", []string{"STARTED", "TERMINATED"}, nil},
 		{"DP_P_PULL:02-01", []string{"SUSPENDED", "STARTED"}, nil},
@@ -61,6 +64,11 @@ func TestConformanceKit(t *testing.T) {
 			if c.renew != nil {
 				wantProfileEDR(t, e)
 				c.renew(t, g, wallet, readKitEDR(t, g, e))
+			}
+			if c.id == "DP_C_PULL:03-01" {
+				completes(g, e.DataFlowID)
+				wantStateMessage(t, kit.awaitCallback(t, e.DataFlowID, "completed"), e.DataFlowID, "COMPLETED")
+				g.wantTransfer(e.DataFlowID, "COMPLETED")
 			}
 		})
 	}
@@ -188,9 +196,13 @@ func (k *conformanceKit) replay(t *testing.T, g *gateway, id string) (kitAnswer,
 		case "prepare":
 			message.Body = replaceAll(t, message.Body, "did:web:localhost%3A9600", g.did, "did:web:localhost%3A8083", k.did)
 			start = k.send(t, g, message)
-			if start.State != "PREPARED" || start.DataFlowID == "" || start.DataAddress != nil {
+			asynchronous := recordedState(t, message, file) == "PREPARING"
+			if start.State != recordedState(t, message, file) || start.DataFlowID == "" || start.DataAddress != nil {
 				t.Fatalf("the prepare is answered with state %q, flow %q, %d members of an address",
 					start.State, start.DataFlowID, len(start.DataAddress))
+			}
+			if asynchronous {
+				wantStateMessage(t, k.awaitCallback(t, start.DataFlowID, "prepared"), start.DataFlowID, "PREPARED")
 			}
 		case "started":
 			if message.Answer.Status/100 != 2 {
@@ -217,13 +229,7 @@ func (k *conformanceKit) replay(t *testing.T, g *gateway, id string) (kitAnswer,
 // awaitStarted waits for the callback that the flow has started and returns the data address in it.
 func (k *conformanceKit) awaitStarted(t *testing.T, flow string) map[string]json.RawMessage {
 	t.Helper()
-	var body string
-	testkit.Eventually(t, "the kit is told that the flow has started", func() bool {
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		body = k.callbacks["/transfers/"+flow+"/dataflow/started"]
-		return body != ""
-	})
+	body := k.awaitCallback(t, flow, "started")
 	wantStatusMessage(t, body, flow)
 	var answer kitAnswer
 	err := json.Unmarshal([]byte(body), &answer)
@@ -231,6 +237,29 @@ func (k *conformanceKit) awaitStarted(t *testing.T, flow string) map[string]json
 		t.Fatal(err)
 	}
 	return answer.DataAddress
+}
+
+// awaitCallback waits for a callback about a flow and returns its body.
+func (k *conformanceKit) awaitCallback(t *testing.T, flow, event string) string {
+	t.Helper()
+	var body string
+	testkit.Eventually(t, "the kit is told "+event, func() bool {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		body = k.callbacks["/transfers/"+flow+"/dataflow/"+event]
+		return body != ""
+	})
+	return body
+}
+
+// wantStateMessage checks a DataFlowStatusMessage that brings no data address (DPS §1.2).
+func wantStateMessage(t testing.TB, body, flow, state string) {
+	t.Helper()
+	var m map[string]string
+	err := json.Unmarshal([]byte(body), &m)
+	if err != nil || len(m) != 3 || m["messageId"] == "" || m["dataFlowId"] != flow || m["state"] != state {
+		t.Errorf("callback %s, %v", body, err)
+	}
 }
 
 // wantStatusMessage checks what the schema of a DataFlowStatusMessage demands (DPS §1.2): the kit answers 400 to a callback

@@ -82,3 +82,54 @@ func TestStartingFlowOnTheCore(t *testing.T) {
 		t.Errorf("owed %v after the ending", owed)
 	}
 }
+
+// later has transfers of one dataset prepared asynchronously.
+func later(c *Config) { c.AsyncPrepare = func(dataset string) bool { return dataset == "later" } }
+
+// TestAsynchronousPrepare: DPS §1.1 has 202 and where the status is.
+func TestAsynchronousPrepare(t *testing.T) {
+	for _, test := range []struct{ path, flow, location string }{
+		{"/dataflows/prepare", "use-1", "/dataflows/use-1/status"},
+		{"/acme/dataflows/prepare", "use-1", "/acme/dataflows/use-1/status"},
+		{"/dataflows/prepare", "urn:uuid:1?#%", "/dataflows/urn:uuid:1%3F%23%25/status"},
+		{"/dataflows/prepare", "prepare", "/dataflows/prepare/status"},
+	} {
+		x := newReceivingFixture(t, later)
+		body := prepareMessage(map[string]any{"processId": test.flow, "datasetId": "later"})
+		for _, outcome := range []string{"applied", "already"} { // EDC repeats what got no answer
+			a := x.post(test.path, body).want(t, http.StatusAccepted)
+			if got := a.Header().Get("Location"); got != test.location {
+				t.Errorf("location %q, want %q", got, test.location)
+			}
+			wantTransfer(t, test.path, a, "PREPARING")
+			if line := x.lastLog(); line["status"] != 202.0 || line["outcome"] != outcome {
+				t.Errorf("log line %v", line)
+			}
+		}
+		if a := x.get(test.location).want(t, http.StatusOK); !strings.Contains(a.Body.String(), `"PREPARING"`) {
+			t.Errorf("status %s", a.Body)
+		}
+	}
+}
+
+func TestPrepareOfAnotherDatasetIsSynchronous(t *testing.T) {
+	x := newReceivingFixture(t, later)
+	a := x.post("/dataflows/prepare", prepareMessage(nil)).want(t, http.StatusOK)
+	wantTransfer(t, "prepare", a, "PREPARED")
+	if a.Header().Get("Location") != "" {
+		t.Errorf("%v", a.Header())
+	}
+}
+
+// DPS §1.3 has no way from PREPARING to SUSPENDED or STARTED.
+func TestPreparingTransfer(t *testing.T) {
+	x := newReceivingFixture(t, later)
+	prepare := prepareMessage(map[string]any{"datasetId": "later"})
+	x.post("/dataflows/prepare", prepare).want(t, 202)
+	x.post("/dataflows/use-1/started", startedMessage("m-1", nil)).want(t, 409).wantText(t, textState)
+	x.post("/dataflows/use-1/suspend", `{"messageId":"m-2"}`).want(t, 409)
+	x.post("/dataflows/use-1/resume", `{"messageId":"m-3"}`).want(t, 409)
+	x.post("/dataflows/start", dpsStart(map[string]any{"processId": "use-1"})).want(t, 409).wantText(t, textConflict)
+	x.post("/dataflows/use-1/terminate", `{"messageId":"m-4"}`).want(t, 200)
+	x.post("/dataflows/prepare", prepare).want(t, 409).wantText(t, textState)
+}

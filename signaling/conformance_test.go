@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/edrgate/edrgate/consumer"
 	"github.com/edrgate/edrgate/internal/testkit"
 	"github.com/edrgate/edrgate/routing"
 	"github.com/edrgate/edrgate/signaling/controlplane"
@@ -44,6 +45,8 @@ type gateway struct {
 	t      *testing.T
 	core   *tokens.Service
 	server *httptest.Server
+
+	transfers *consumer.Transfers
 }
 
 // newGateway returns a gateway. Datasets of routes are served by no site but that of everything.
@@ -71,11 +74,12 @@ func newGateway(t *testing.T, routes ...Route) *gateway {
 	transfers, _ := newTransfers(t, ourDID, DefaultControlPlane)
 	h, err := New(Config{
 		Flows: core, Received: transfers, Access: anybody(t), Serving: func() *Serving { return serving }, CheckSource: anySource, DID: ourDID,
+		AsyncPrepare: func(dataset string) bool { return dataset == "later" },
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &gateway{t: t, core: core, server: httptest.NewServer(h)}
+	g := &gateway{t: t, core: core, server: httptest.NewServer(h), transfers: transfers}
 	t.Cleanup(g.server.Close)
 	return g
 }
@@ -125,6 +129,11 @@ func kitStart(profile string) string {
 		"participantId": ourDID, "counterPartyId": kitDID, "dataspaceContext": "tck-dataspace", "profile": profile,
 		"processId": "process-of-the-kit", "labels": absent, "metadata": absent,
 	})
+}
+
+// kitPrepareLater is the kit's prepare of a transfer that is prepared asynchronously.
+func kitPrepareLater() string {
+	return strings.Replace(kitStart("http-pull"), `"datasetId":"asset-1"`, `"datasetId":"later"`, 1)
 }
 
 // start is answered with the flow.
@@ -273,6 +282,35 @@ func TestConformanceKit(t *testing.T) {
 		g.step(flow, "terminate", `{"messageId":"m-4","reason":"any"}`)
 		g.wantState(flow, "TERMINATED")
 	})
+	t.Run("DP_C_PULL:03-01", func(t *testing.T) {
+		g := newGateway(t)
+		kit := newKitCallbacks(t)
+		g.deliver(kit.address)
+		flow := g.prepare("http-pull")
+		g.wantState(flow, "PREPARED")
+		g.step(flow, "started", messageID)
+		g.wantState(flow, "STARTED") // until whoever uses the data has enough
+		outcome, err := g.transfers.Finish(t.Context(), flow)
+		if err != nil || outcome != tokens.Applied {
+			t.Fatalf("finish: %s, %v", outcome, err)
+		}
+		testkit.Eventually(t, "the callback", func() bool { return kit.got("/transfers/process-of-the-kit/dataflow/completed") != "" })
+		wantStateTold(t, kit.got("/transfers/process-of-the-kit/dataflow/completed"), flow, "COMPLETED")
+		g.wantState(flow, "COMPLETED")
+	})
+	t.Run("DP_C_PULL:04-01", func(t *testing.T) {
+		g := newGateway(t)
+		kit := newKitCallbacks(t)
+		status, a := g.send(http.MethodPost, "/dataflows/prepare", kitPrepareLater())
+		if status/100 != 2 || a.State != "PREPARING" || a.DataAddress != nil || a.DataFlowID == "" {
+			t.Fatalf("prepare: status %d, %+v", status, a)
+		}
+		g.wantState(a.DataFlowID, "PREPARING")
+		g.deliver(kit.address)
+		testkit.Eventually(t, "the callback", func() bool { return kit.got("/transfers/process-of-the-kit/dataflow/prepared") != "" })
+		wantStateTold(t, kit.got("/transfers/process-of-the-kit/dataflow/prepared"), a.DataFlowID, "PREPARED")
+		g.wantState(a.DataFlowID, "PREPARED")
+	})
 	t.Run("DP_C_HTTP_PULL:01-01", func(t *testing.T) {
 		g := newGateway(t)
 		flow := g.prepare(profilePull)
@@ -362,7 +400,7 @@ func (g *gateway) deliver(callback *url.URL) {
 		g.t.Fatal(err)
 	}
 	outbox, err := controlplane.NewOutbox(controlplane.OutboxConfig{
-		Reports: g.core, Client: client, Callbacks: map[string]*url.URL{DefaultControlPlane: callback},
+		Reports: []controlplane.Reports{g.core, g.transfers}, Client: client, Callbacks: map[string]*url.URL{DefaultControlPlane: callback},
 		DataAddress: DataAddress, Observer: unobserved{}, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -404,6 +442,16 @@ func wantSchemaValid(t *testing.T, body, flow string) {
 		if p.Type != "EndpointProperty" || p.Name == "" || p.Value == nil || *p.Value == "" {
 			t.Errorf("property %+v", p)
 		}
+	}
+}
+
+// wantStateTold is wantSchemaValid for a callback that brings no data address.
+func wantStateTold(t *testing.T, body, flow, state string) {
+	t.Helper()
+	var m map[string]string
+	err := json.Unmarshal([]byte(body), &m)
+	if err != nil || len(m) != 3 || m["messageId"] == "" || m["dataFlowId"] != flow || m["state"] != state {
+		t.Errorf("callback %s, %v", body, err)
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -246,7 +245,7 @@ func (d dps) granted(w http.ResponseWriter, x *exchange, edr *tokens.EDR) int {
 	if edr.Pending {
 		m.State = string(tokens.Starting)
 		status = http.StatusAccepted
-		w.Header().Set("Location", strings.TrimSuffix(x.path, "start")+url.PathEscape(edr.Flow.ID)+"/status")
+		w.Header().Set("Location", x.statusPath(edr.Flow.ID))
 	} else {
 		m.DataAddress = addressOf(edr)
 	}

@@ -20,6 +20,7 @@ import (
 	"log/slog"
 	"mime"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -41,6 +42,10 @@ type Config struct {
 	// Received keeps the transfers in which the participant is the consumer. Default: none, and prepare and started are
 	// refused.
 	Received Received
+
+	// AsyncPrepare says by its dataset whether a transfer is prepared asynchronously: its control plane is told later. Default:
+	// none is.
+	AsyncPrepare func(dataset string) bool
 
 	// Access tells who may signal.
 	Access Access
@@ -153,6 +158,9 @@ func New(c Config) (*Handler, error) {
 	if c.StartWait == 0 {
 		c.StartWait = 20 * time.Second
 	}
+	if c.AsyncPrepare == nil {
+		c.AsyncPrepare = func(string) bool { return false }
+	}
 	if c.CheckCallback == nil {
 		c.CheckCallback = func(tokens.Caller, string) error { return errors.New("no control plane is called back") }
 	}
@@ -170,12 +178,13 @@ func New(c Config) (*Handler, error) {
 	}
 	return &Handler{
 		machine: machine{
-			flows:       c.Flows,
-			received:    c.Received,
-			serving:     c.Serving,
-			checkSource: c.CheckSource,
-			checkRoute:  c.CheckRoute,
-			turns:       newTurns(c.StartsAtOnce, c.StartWait),
+			flows:        c.Flows,
+			received:     c.Received,
+			serving:      c.Serving,
+			checkSource:  c.CheckSource,
+			checkRoute:   c.CheckRoute,
+			asyncPrepare: c.AsyncPrepare,
+			turns:        newTurns(c.StartsAtOnce, c.StartWait),
 		},
 		codecs:        codecs,
 		access:        c.Access,
@@ -217,6 +226,11 @@ func (x *exchange) name(flow string) {
 	}
 }
 
+// statusPath is where the status is of the flow that a start or prepare has made.
+func (x *exchange) statusPath(flow string) string {
+	return strings.TrimSuffix(x.path, string(x.operation)) + url.PathEscape(flow) + "/status"
+}
+
 // ServeHTTP answers a message. A path that is none of signaling's gets 404; see Serves.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	t, ok := h.target(r)
@@ -253,7 +267,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case res.edr != nil:
 		status = answer.granted(w, x, res.edr)
 	case res.transfer != nil:
-		writeTransfer(w, x, res.transfer)
+		status = writeTransfer(w, x, res.transfer)
 	case res.flow != nil:
 		answer.status(w, x, res.flow)
 	default:

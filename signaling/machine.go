@@ -35,6 +35,8 @@ type machine struct {
 	checkSource func(*tokens.Source) error
 	checkRoute  func(route string, f *routing.Facts) error
 	turns       *turns
+
+	asyncPrepare func(dataset string) bool
 }
 
 // result is what became of a message that was carried out, or had nothing to change.

@@ -13,7 +13,8 @@ import (
 // is one. Errors are *tokens.Error: tokens.CodeFlowUnknown and CodeForeign mean that the transfer is not one of the caller's,
 // any other error than a *tokens.Error that nobody can tell. Details of tokens.CodeInvalid are read by other companies.
 type Received interface {
-	// Prepare remembers a transfer whose EDR is to come. It reports whether it was there already.
+	// Prepare remembers a transfer whose EDR is to come. It reports whether it was there already. Its state is
+	// tokens.Preparing where the caller is going to be told that it is prepared, as StartRequest.Async asks.
 	Prepare(ctx context.Context, caller tokens.Caller, r tokens.StartRequest) (*tokens.Flow, bool, error)
 	// Started and Resume take the EDR, as the member dataAddress of the message has it; nil: none. They report whether the
 	// message changed nothing.
@@ -75,6 +76,7 @@ func (m *machine) prepare(ctx context.Context, caller tokens.Caller, request *to
 	case !elsewhere(err):
 		return nil, refusalOf(err, true)
 	}
+	request.Async = m.asyncPrepare(request.Terms.Dataset)
 	flow, repeated, err := m.received.Prepare(ctx, caller, *request)
 	if err != nil {
 		return nil, refusalOf(err, true)
@@ -161,7 +163,14 @@ func (d dps) readStarted(body []byte) (notice, json.RawMessage, error) {
 	return d.readNotice(body), address, nil
 }
 
-// writeTransfer answers a prepare, or a resume of the consumer's side: the data address is the provider's to give.
-func writeTransfer(w http.ResponseWriter, x *exchange, flow *tokens.Flow) {
-	writeJSON(w, http.StatusOK, statusMessage{MessageID: x.id, DataFlowID: flow.ID, State: string(flow.State)})
+// writeTransfer answers a prepare, or a resume of the consumer's side: the data address is the provider's to give. A transfer
+// that is not prepared yet is answered with 202 and where its status is (DPS §1.1).
+func writeTransfer(w http.ResponseWriter, x *exchange, flow *tokens.Flow) int {
+	status := http.StatusOK
+	if flow.State == tokens.Preparing {
+		status = http.StatusAccepted
+		w.Header().Set("Location", x.statusPath(flow.ID))
+	}
+	writeJSON(w, status, statusMessage{MessageID: x.id, DataFlowID: flow.ID, State: string(flow.State)})
+	return status
 }

@@ -4,7 +4,7 @@ import (
 	"time"
 )
 
-// StartedWithin is how long a control plane is told of an asynchronous start. It is shorter than for an ending: who asked
+// StartedWithin is how long a control plane is told of an asynchronous start or prepare. It is shorter than for an ending: who asked
 // for data a day ago does not wait for it any more, and where an answer of the control plane was lost each further attempt
 // locks the transfer there for a minute (observed on EDC 0.18).
 const StartedWithin = 24 * time.Hour
@@ -13,7 +13,7 @@ const StartedWithin = 24 * time.Hour
 // is told so.
 func (f *Flow) promiseStarted(now time.Time) {
 	f.State = Starting
-	f.Report = &report{Event: ReportStarted, Since: now, Due: now.Add(reportAfter)}
+	f.Report = NewPromise(ReportStarted, "", now)
 }
 
 // startOwed reports whether the flow's control plane waits to be told of its start, as far as is known here. Until then it
@@ -32,23 +32,17 @@ func (f *Flow) startKnown() bool {
 	return owed
 }
 
-// offerStart begins an attempt to tell of the start. Until it is settled nobody knows whether it was taken.
+// offerStart starts the flow with an attempt to tell of it.
 func (f *Flow) offerStart(now time.Time) {
-	f.Report.Unsure++
 	if f.State == Starting {
 		f.State, f.Changed = Started, now.Truncate(time.Second)
 	}
 }
 
-// settleStart ends the flow if the control plane will not be told any more and no attempt can have been taken: then no
-// consumer can have the EDR. Otherwise the flow stays, and ends if the EDR is never used.
-func (f *Flow) settleStart(settled Settlement, now time.Time) {
-	if !settled.Unsure {
-		f.Report.Unsure--
-	}
-	if settled.Done && !settled.Delivered && f.Report.Unsure == 0 {
-		f.State, f.Reason, f.Changed = Terminated, "its control plane did not take its start", now.Truncate(time.Second)
-	}
+// startUntaken ends a flow whose control plane will not be told of its start any more and has taken no attempt: then no
+// consumer can have the EDR. After any other outcome the flow stays, and ends if the EDR is never used.
+func (f *Flow) startUntaken(now time.Time) {
+	f.State, f.Reason, f.Changed = Terminated, "its control plane did not take its start", now.Truncate(time.Second)
 }
 
 // logUntaken says what became of a flow whose control plane did not confirm its start.

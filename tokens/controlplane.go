@@ -140,8 +140,8 @@ func (s *Service) DeleteControlPlane(ctx context.Context, caller Caller, id stri
 	return true, nil
 }
 
-// registered returns what a control plane said of itself; zero if it said nothing.
-func (s *Service) registered(ctx context.Context, name string) (ControlPlane, error) {
+// ControlPlane returns what a control plane said of itself; zero if it said nothing.
+func (s *Service) ControlPlane(ctx context.Context, name string) (ControlPlane, error) {
 	key := s.controlPlaneKey(name)
 	record, err := s.c.Store.Get(ctx, controlPlaneKind, key)
 	if errors.Is(err, store.ErrNotFound) {

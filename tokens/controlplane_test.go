@@ -27,7 +27,7 @@ func TestRegistrationOfControlPlanes(t *testing.T) {
 	}
 	endpoint := func(name string) string {
 		t.Helper()
-		p, err := x.registered(context.Background(), name)
+		p, err := x.ControlPlane(context.Background(), name)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -78,7 +78,7 @@ func TestRegistrationWhileTheStoreIsInTrouble(t *testing.T) {
 	wantCode(t, x.PutControlPlane(context.Background(), controlPlane, ControlPlane{ID: "a"}), CodeUnavailable)
 	_, err := x.DeleteControlPlane(context.Background(), controlPlane, "a")
 	wantCode(t, err, CodeUnavailable)
-	_, err = x.registered(context.Background(), "cp")
+	_, err = x.ControlPlane(context.Background(), "cp")
 	wantCode(t, err, CodeUnavailable)
 }
 
@@ -149,7 +149,7 @@ func TestRegisteredAuthorizationIsSealed(t *testing.T) {
 		t.Error("a report prints the secret")
 	}
 	put(nil) // a registration replaces the one before
-	p, err := x.registered(ctx, "cp")
+	p, err := x.ControlPlane(ctx, "cp")
 	if err != nil || p.Authorization != nil {
 		t.Errorf("%+v, %v", p, err)
 	}
@@ -167,13 +167,13 @@ func TestRegisteredAuthorizationWithoutItsKey(t *testing.T) {
 	changed := x.config
 	changed.Keys = newRing(t, newKey(t))
 	other := x.service(changed)
-	_, err = other.registered(ctx, "cp")
+	_, err = other.ControlPlane(ctx, "cp")
 	wantCode(t, err, CodeUnavailable)
 	err = other.PutControlPlane(ctx, controlPlane, p)
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := other.registered(ctx, "cp")
+	got, err := other.ControlPlane(ctx, "cp")
 	if err != nil || !got.says(p) {
 		t.Errorf("%+v, %v", got, err)
 	}

@@ -117,7 +117,7 @@ type Flow struct {
 	Renewed time.Time `json:"renewed,omitzero"` // last rotation
 	Used    time.Time `json:"used,omitzero"`    // first data request or renewal; written once
 
-	Report *report `json:"report,omitempty"` // what its control plane has still to be told
+	Report *Promise `json:"report,omitempty"` // what its control plane has still to be told
 
 	// Unchecked is since when the policy could not tell about the start; zero: it has answered, or there is none. While it is
 	// set, a started flow opens nothing.

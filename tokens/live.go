@@ -17,7 +17,7 @@ type Live struct {
 	shards [liveShards]liveShard
 
 	mu       sync.Mutex // guards what follows, by participant
-	owed     map[string]*owed
+	owed     map[string]*OwedReports
 	rechecks map[string]*rechecks
 	running  map[string][]*Service // the newest last
 }
@@ -53,7 +53,7 @@ type pin struct {
 
 // NewLive returns an empty set of states.
 func NewLive() *Live {
-	l := &Live{seed: maphash.MakeSeed(), owed: map[string]*owed{}, rechecks: map[string]*rechecks{}, running: map[string][]*Service{}}
+	l := &Live{seed: maphash.MakeSeed(), owed: map[string]*OwedReports{}, rechecks: map[string]*rechecks{}, running: map[string][]*Service{}}
 	for i := range l.shards {
 		l.shards[i].flows = map[string]weak.Pointer[liveFlow]{}
 		l.shards[i].pins = map[string]*pin{}
@@ -61,15 +61,15 @@ func NewLive() *Live {
 	return l
 }
 
-// owedBy returns the reports that a participant owes. They are here so that what is promised under an old configuration
-// while a new one starts is known to both.
-func (l *Live) owedBy(participant string) *owed {
+// OwedReports returns the reports of one book, such as those of the flows of a participant. They are here so that what is
+// promised under an old configuration while a new one starts is known to both.
+func (l *Live) OwedReports(book string) *OwedReports {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	o := l.owed[participant]
+	o := l.owed[book]
 	if o == nil {
-		o = newOwed()
-		l.owed[participant] = o
+		o = NewOwedReports()
+		l.owed[book] = o
 	}
 	return o
 }

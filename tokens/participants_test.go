@@ -145,11 +145,11 @@ func TestControlPlanesOfOneNameAreApart(t *testing.T) {
 	if err != nil || known {
 		t.Errorf("the first one's is known to the second: %v, %v", known, err)
 	}
-	registered, err := second.registered(ctx, string(controlPlane))
+	registered, err := second.ControlPlane(ctx, string(controlPlane))
 	if err != nil || registered.Endpoint != "" {
 		t.Errorf("the second one's: %q, %v", registered.Endpoint, err)
 	}
-	registered, err = x.registered(ctx, string(controlPlane))
+	registered, err = x.ControlPlane(ctx, string(controlPlane))
 	if err != nil || registered.Endpoint != "http://first.example" {
 		t.Errorf("the first one's: %q, %v", registered.Endpoint, err)
 	}

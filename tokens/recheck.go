@@ -170,7 +170,7 @@ func (s *Service) recheckDue(ctx context.Context) {
 // settle gets the policy's answer about the start of an unchecked flow and carries it out. All who ask at the same time
 // share one question. nil: the flow is permitted, and the record says so.
 func (s *Service) settle(ctx context.Context, flow string) error {
-	if s.c.Live.replaced(s) {
+	if s.Replaced() {
 		return unavailable(nil, "flow %s waits for the policy of a newer configuration", flow)
 	}
 	_, err, _ := s.rechecks.flights.Do(flow, func() (any, error) {

@@ -3,7 +3,6 @@ package tokens
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	"github.com/edrgate/edrgate/store"
@@ -17,10 +16,16 @@ const (
 	ReportCompleted ReportEvent = "completed" // the flow is finished
 	ReportFailed    ReportEvent = "failed"    // the flow failed, so that the transfer is terminated
 	ReportStarted   ReportEvent = "started"   // the flow, which was started asynchronously, can be used
+	ReportPrepared  ReportEvent = "prepared"  // the transfer, which was prepared asynchronously, can be requested
 )
 
 // ReportEvents lists every ReportEvent.
-func ReportEvents() []ReportEvent { return []ReportEvent{ReportCompleted, ReportFailed, ReportStarted} }
+func ReportEvents() []ReportEvent {
+	return []ReportEvent{ReportCompleted, ReportFailed, ReportStarted, ReportPrepared}
+}
+
+// Awaited reports whether a transfer stands still until its control plane has the news.
+func (e ReportEvent) Awaited() bool { return e == ReportStarted || e == ReportPrepared }
 
 // The causes of a Report of an ending.
 const (
@@ -51,15 +56,11 @@ const (
 
 	// storeTrouble is how long a report rests whose record the store did not give or take.
 	storeTrouble = 30 * time.Second
-
-	// maxOwed bounds the reports held in memory for each control plane, so that one that is gone takes no other's room.
-	// Further ones are found by the count of flows.
-	maxOwed = 10_000
 )
 
 // Report is what the gateway owes a control plane: the news that it ended a flow by itself, or that a flow has started
-// which was answered as starting. It is part of the flow's record, written with the ending or the start, so that no crash
-// can come between the two.
+// which was answered as starting, or, on a consumer's side, that a transfer is prepared or completed. What is promised is part
+// of the record, written with the change that it is about, so that no crash can come between the two.
 type Report struct {
 	Flow         string
 	Dialect      Dialect
@@ -79,37 +80,10 @@ type Report struct {
 // TooOld reports whether the report is not worth another attempt.
 func (r *Report) TooOld(now time.Time) bool {
 	within := ReportWithin
-	if r.Event == ReportStarted {
+	if r.Event.Awaited() {
 		within = StartedWithin
 	}
 	return now.Sub(r.Since) > within
-}
-
-// report is the part of a Report that is stored with its flow.
-type report struct {
-	Event   ReportEvent `json:"event"`
-	Cause   string      `json:"cause,omitempty"`
-	Since   time.Time   `json:"since"`
-	Due     time.Time   `json:"due"` // when it may be tried again; in the future while somebody tries
-	Attempt int         `json:"attempt,omitempty"`
-	Unknown int         `json:"unknown,omitempty"`
-	Unsure  int         `json:"unsure,omitempty"` // of ReportStarted: attempts that may have been taken
-}
-
-// OwedReport names a report and who is to get it.
-type OwedReport struct {
-	Flow         string
-	ControlPlane string // present name
-	Event        ReportEvent
-}
-
-// Settlement is what became of an attempt to deliver a report.
-type Settlement struct {
-	Done      bool          // nothing is owed any more: delivered, refused for good, or given up
-	Delivered bool          // the control plane took it
-	Unsure    bool          // if not delivered: the control plane may have taken it all the same
-	Again     time.Duration // if not done: when it may be tried again
-	Unknown   bool          // if not done: the control plane said that it does not know the flow
 }
 
 // promise notes in a flow that its ending is to be reported. before is the state that it ended in.
@@ -117,7 +91,7 @@ func (f *Flow) promise(op operation, before State, now time.Time) ReportPromise 
 	if !op.reports {
 		return ""
 	}
-	r := &report{Event: ReportFailed, Cause: op.cause, Since: now, Due: now.Add(reportAfter)}
+	r := NewPromise(ReportFailed, op.cause, now)
 	if f.Dialect == DPS {
 		if before == Suspended {
 			return ReportImpossible
@@ -139,91 +113,18 @@ func (s *Service) forgotten(f *Flow) time.Time {
 	return until
 }
 
-// owed are the reports that this process knows to be due, by flow. The store is the truth: it is read anew at every
-// count of flows.
-type owed struct {
-	mu    sync.Mutex
-	flows map[string]owedFlow
-	held  map[string]int // reports by control plane
-}
-
-func newOwed() *owed { return &owed{flows: map[string]owedFlow{}, held: map[string]int{}} }
-
-type owedFlow struct {
-	controlPlane string
-	event        ReportEvent
-	due          time.Time
-}
-
-func (o *owed) put(flow string, f owedFlow) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	known, held := o.flows[flow]
-	if held && known.event != ReportStarted && f.event == ReportStarted {
-		return // the flow has ended since
-	}
-	if held && known.controlPlane == f.controlPlane {
-		o.flows[flow] = f
-		return
-	}
-	o.remove(flow)
-	if o.held[f.controlPlane] < maxOwed {
-		o.held[f.controlPlane]++
-		o.flows[flow] = f
-	}
-}
-
-// rest puts off what is due, if it is held.
-func (o *owed) rest(flow string, until time.Time) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	known, held := o.flows[flow]
-	if held {
-		known.due = until
-		o.flows[flow] = known
-	}
-}
-
-func (o *owed) drop(flow string) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.remove(flow)
-}
-
-// dropStart drops what was promised of a start.
-func (o *owed) dropStart(flow string) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.flows[flow].event == ReportStarted {
-		o.remove(flow)
-	}
-}
-
-// remove needs the lock.
-func (o *owed) remove(flow string) {
-	known, held := o.flows[flow]
-	if !held {
-		return
-	}
-	delete(o.flows, flow)
-	o.held[known.controlPlane]--
-	if o.held[known.controlPlane] == 0 {
-		delete(o.held, known.controlPlane)
-	}
-}
-
 // owe remembers what a flow's record says about its report. A flow that lives may have ended since its record was read or
 // written, and the report of that stays.
 func (s *Service) owe(f *Flow) {
 	if f.Report == nil && f.State.Ended() {
-		s.owed.drop(f.ID)
+		s.owed.Drop(f.ID)
 		return
 	}
 	if f.Report == nil {
-		s.owed.dropStart(f.ID)
+		s.owed.DropAwaited(f.ID)
 		return
 	}
-	s.owed.put(f.ID, owedFlow{s.owner(f), f.Report.Event, f.Report.Due})
+	s.owed.Put(OwedReport{Flow: f.ID, ControlPlane: s.owner(f), Event: f.Report.Event}, f.Report.Due)
 }
 
 // DueReports returns the reports that may be tried now, those of starts before the others, since a transfer waits for them,
@@ -231,23 +132,11 @@ func (s *Service) owe(f *Flow) {
 //
 // Of several configurations that run, only the newest has any to try.
 func (s *Service) DueReports() ([]OwedReport, map[ReportEvent]int) {
-	now, replaced := s.c.Now(), s.c.Live.replaced(s)
-	s.owed.mu.Lock()
-	defer s.owed.mu.Unlock()
-	var starts, endings []OwedReport
-	all := map[ReportEvent]int{}
-	for flow, o := range s.owed.flows {
-		all[o.event]++
-		report := OwedReport{Flow: flow, ControlPlane: o.controlPlane, Event: o.event}
-		switch {
-		case replaced, o.due.After(now):
-		case o.event == ReportStarted:
-			starts = append(starts, report)
-		default:
-			endings = append(endings, report)
-		}
+	due, all := s.owed.Due(s.c.Now())
+	if s.Replaced() {
+		due = nil
 	}
-	return append(starts, endings...), all
+	return due, all
 }
 
 // ClaimReport takes a report to deliver it: for the time of lease no other gateway over the same store does. nil without
@@ -259,11 +148,7 @@ func (s *Service) ClaimReport(ctx context.Context, flow string, lease time.Durat
 	claimed, held := false, false
 	f, err := s.editReport(ctx, flow, func(f *Flow) bool {
 		held = f.startOwed() && s.pinOf(f) != nil
-		claimed = f.Report != nil && !f.Report.Due.After(now) && !held
-		if claimed {
-			f.Report.Attempt++
-			f.Report.Due = now.Add(lease)
-		}
+		claimed = f.Report != nil && !held && f.Report.Claim(now, lease)
 		if claimed && f.startOwed() {
 			f.offerStart(now)
 		}
@@ -273,15 +158,13 @@ func (s *Service) ClaimReport(ctx context.Context, flow string, lease time.Durat
 		return nil, err
 	}
 	if held {
-		s.owed.rest(flow, now.Add(storeTrouble))
+		s.owed.Rest(flow, now.Add(storeTrouble))
 	}
 	if !claimed {
 		return nil, nil
 	}
-	r := &Report{
-		Flow: f.ID, Dialect: f.Dialect, ControlPlane: s.owner(f), Callback: f.Callback,
-		Event: f.Report.Event, Cause: f.Report.Cause, Since: f.Report.Since, Attempt: f.Report.Attempt, Unknown: f.Report.Unknown,
-	}
+	r := f.Report.Report()
+	r.Flow, r.Dialect, r.ControlPlane, r.Callback = f.ID, f.Dialect, s.owner(f), f.Callback
 	if r.TooOld(now) {
 		return r, nil
 	}
@@ -295,7 +178,7 @@ func (s *Service) ClaimReport(ctx context.Context, flow string, lease time.Durat
 
 // prepare adds to a claimed report what its delivery needs.
 func (s *Service) prepare(ctx context.Context, r *Report, f *Flow) error {
-	plane, err := s.registered(ctx, r.ControlPlane)
+	plane, err := s.ControlPlane(ctx, r.ControlPlane)
 	if err != nil {
 		return err
 	}
@@ -317,20 +200,15 @@ func (s *Service) SettleReport(ctx context.Context, r *Report, settled Settlemen
 	now := s.c.Now().UTC()
 	settles := false
 	f, err := s.editReport(ctx, r.Flow, func(f *Flow) bool {
-		settles = f.Report != nil && f.Report.Event == r.Event && f.Report.Attempt == r.Attempt
+		settles = f.Report.SettledBy(r)
 		if !settles {
 			return false
 		}
-		if f.startOwed() {
-			f.settleStart(settled, now)
+		if f.Report.Settle(settled, now) {
+			f.startUntaken(now)
 		}
 		if settled.Done {
 			f.Report = nil
-			return true
-		}
-		f.Report.Due = now.Add(settled.Again)
-		if settled.Unknown {
-			f.Report.Unknown++
 		}
 		return true
 	})
@@ -369,11 +247,11 @@ func (s *Service) editReport(ctx context.Context, flow string, edit func(*Flow) 
 		return result, err
 	})
 	if errors.Is(err, store.ErrNotFound) {
-		s.owed.drop(flow)
+		s.owed.Drop(flow)
 		return nil, nil
 	}
 	if err != nil {
-		s.owed.rest(flow, s.c.Now().Add(storeTrouble))
+		s.owed.Rest(flow, s.c.Now().Add(storeTrouble))
 		return nil, unavailable(err, "report of flow %s", flow)
 	}
 	switch {

@@ -252,27 +252,28 @@ func TestReportWhileTheStoreIsInTrouble(t *testing.T) {
 }
 
 func TestOwedReportsAreBounded(t *testing.T) {
-	o := newOwed()
+	now := time.Now()
+	o := NewOwedReports()
 	for i := range maxOwed + 10 {
-		o.put(fmt.Sprint(i), owedFlow{controlPlane: "cp"})
+		o.Put(OwedReport{Flow: fmt.Sprint(i), ControlPlane: "cp"}, now)
 	}
 	if len(o.flows) != maxOwed {
 		t.Errorf("%d held", len(o.flows))
 	}
-	o.put("other", owedFlow{controlPlane: "well"})
+	o.Put(OwedReport{Flow: "other", ControlPlane: "well"}, now)
 	if o.flows["other"].controlPlane != "well" {
 		t.Error("one control plane takes the room of another")
 	}
-	o.put("0", owedFlow{controlPlane: "renamed"})
+	o.Put(OwedReport{Flow: "0", ControlPlane: "renamed"}, now)
 	if o.held["cp"] != maxOwed-1 || o.held["renamed"] != 1 {
 		t.Errorf("held %v", o.held)
 	}
-	o.drop("0")
-	o.drop("0")
+	o.Drop("0")
+	o.Drop("0")
 	if len(o.held) != 2 {
 		t.Errorf("held %v", o.held)
 	}
-	o.put("0", owedFlow{controlPlane: "renamed"})
+	o.Put(OwedReport{Flow: "0", ControlPlane: "renamed"}, now)
 	if o.flows["0"].controlPlane != "renamed" {
 		t.Error("a known one is not kept up to date")
 	}

@@ -142,7 +142,7 @@ type Service struct {
 	controlPlanes map[string]bool
 	verdicts      *verdicts
 	marks         chan mark
-	owed          *owed
+	owed          *OwedReports
 	rechecks      *rechecks
 }
 
@@ -157,7 +157,7 @@ func New(c Config) (*Service, error) {
 		controlPlanes: map[string]bool{},
 		verdicts:      newVerdicts(c.CacheEntries),
 		marks:         make(chan mark, maxMarks),
-		owed:          c.Live.owedBy(c.Participant),
+		owed:          c.Live.OwedReports(flowKind + "/" + c.Participant),
 		rechecks:      c.Live.recheckedBy(c.Participant),
 	}
 	for _, name := range c.ControlPlanes {
@@ -165,6 +165,9 @@ func New(c Config) (*Service, error) {
 	}
 	return s, nil
 }
+
+// Replaced reports whether a newer service runs for the participant, whose business all that is owed has become.
+func (s *Service) Replaced() bool { return s.c.Live.replaced(s) }
 
 // complete checks the configuration and fills in the defaults.
 func (c *Config) complete() error {
@@ -261,7 +264,7 @@ type StartRequest struct {
 	Endpoint string // endpoint of the EDR; empty: Config.PublicURL
 
 	// Async asks for an asynchronous start: the control plane gets the EDR in a report and not in the answer. Only DPS has
-	// that; a classic start is synchronous all the same.
+	// that; a classic start is synchronous all the same. Of a prepare: the control plane is told later that it is prepared.
 	Async bool
 }
 

@@ -65,7 +65,7 @@ func (s *Service) Start(ctx context.Context, caller Caller, r StartRequest) (*ED
 		return nil, unavailable(err, "creating flow %s", f.ID)
 	}
 	s.c.Live.advance(f.key(), record.Version, f.effective())
-	s.owed.drop(f.ID) // of a flow that had this id before
+	s.owed.Drop(f.ID) // of a flow that had this id before
 	if !f.Unchecked.IsZero() {
 		s.recheckLater(f)
 	}

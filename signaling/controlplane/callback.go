@@ -69,6 +69,8 @@ func dpsCallback(base *url.URL, r *tokens.Report, address any) (message, error) 
 		event, status.State, status.Error = "errored", string(tokens.Terminated), reasons[r.Cause]
 	case tokens.ReportStarted:
 		event, status.State, status.DataAddress = "started", string(tokens.Started), address
+	case tokens.ReportPrepared:
+		event, status.State = "prepared", string(tokens.Prepared)
 	}
 	body, err := json.Marshal(status)
 	return message{method: http.MethodPost, url: path + event, body: body}, err

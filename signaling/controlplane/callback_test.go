@@ -15,6 +15,7 @@ var since = time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
 func TestCallbackOnTheWire(t *testing.T) {
 	id := messageID(&tokens.Report{Flow: "flow-1", Event: tokens.ReportCompleted, Since: since})
 	failed := messageID(&tokens.Report{Flow: "flow-1", Event: tokens.ReportFailed, Since: since})
+	prepared := messageID(&tokens.Report{Flow: "flow-1", Event: tokens.ReportPrepared, Since: since})
 	started := messageID(&tokens.Report{Flow: "flow-1", Event: tokens.ReportStarted, Since: since})
 	for name, test := range map[string]struct {
 		base      string
@@ -48,6 +49,12 @@ func TestCallbackOnTheWire(t *testing.T) {
 			tokens.Report{Dialect: tokens.DPS, Event: tokens.ReportStarted},
 			"https://cp/transfers/flow-1/dataflow/started",
 			`{"messageId":"` + started + `","dataFlowId":"flow-1","state":"STARTED","dataAddress":{"@type":"DataAddress"}}`,
+		},
+		"dps prepared": {
+			"https://cp",
+			tokens.Report{Dialect: tokens.DPS, Event: tokens.ReportPrepared},
+			"https://cp/transfers/flow-1/dataflow/prepared",
+			`{"messageId":"` + prepared + `","dataFlowId":"flow-1","state":"PREPARED"}`,
 		},
 		"id that must be encoded": {
 			"https://cp/a%2Fb",

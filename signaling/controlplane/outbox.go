@@ -16,7 +16,7 @@ import (
 )
 
 // Reports are the reports that are owed. They are kept with their flows, so that they survive the process.
-// *tokens.Service implements it.
+// *tokens.Service implements it for flows that we serve, *consumer.Transfers for those that we use.
 type Reports interface {
 	// DueReports returns what may be tried now, the most urgent first, and how many reports of each event are owed in all.
 	DueReports() ([]tokens.OwedReport, map[tokens.ReportEvent]int)
@@ -54,7 +54,7 @@ type Observer interface {
 
 // OutboxConfig is what an Outbox needs. Fields without a stated default are required.
 type OutboxConfig struct {
-	Reports Reports
+	Reports []Reports // ids of flows are unique within each
 	Client  *Client
 
 	// Callbacks are the addresses of control planes by their names. Reports to others are dropped, with a warning.
@@ -72,16 +72,29 @@ type OutboxConfig struct {
 	Jitter   func() float64   // 0 <= x < 1; default: math/rand
 }
 
-// Outbox delivers reports, starts and endings, each until it is taken, refused for good, or too old. It may run beside the outboxes of other
+// Outbox delivers reports, each until it is taken, refused for good, or too old. It may run beside the outboxes of other
 // gateways over the same store.
 type Outbox struct {
 	c       OutboxConfig
 	mu      sync.Mutex
-	running map[string]struct{}            // flows
-	atOnce  map[string]int                 // deliveries by control plane
-	waiting map[string][]tokens.OwedReport // what is due and had no room, by control plane
+	running map[key]struct{}
+	atOnce  map[string]int    // deliveries by control plane
+	waiting map[string][]task // what is due and had no room, by control plane
 	wg      sync.WaitGroup
 }
+
+// task is a report to deliver. The id of a flow that we serve may be that of one that we use, of another control plane.
+type task struct {
+	book int // index in OutboxConfig.Reports
+	tokens.OwedReport
+}
+
+type key struct {
+	book int
+	flow string
+}
+
+func (t task) key() key { return key{t.book, t.Flow} }
 
 // How reports are delivered.
 const (
@@ -98,7 +111,7 @@ const (
 
 // NewOutbox returns an Outbox.
 func NewOutbox(c OutboxConfig) (*Outbox, error) {
-	if c.Reports == nil || c.Client == nil || c.DataAddress == nil || c.Observer == nil || c.Logger == nil {
+	if len(c.Reports) == 0 || c.Client == nil || c.DataAddress == nil || c.Observer == nil || c.Logger == nil {
 		return nil, errors.New("outbox: reports, client, data address, observer and logger are required")
 	}
 	if c.Now == nil {
@@ -107,7 +120,7 @@ func NewOutbox(c OutboxConfig) (*Outbox, error) {
 	if c.Jitter == nil {
 		c.Jitter = rand.Float64
 	}
-	return &Outbox{c: c, running: map[string]struct{}{}, atOnce: map[string]int{}}, nil
+	return &Outbox{c: c, running: map[key]struct{}{}, atOnce: map[string]int{}}, nil
 }
 
 // Run delivers until ctx ends, and returns when no delivery is under way any more.
@@ -128,60 +141,81 @@ func (o *Outbox) Run(ctx context.Context) {
 // dispatch begins the deliveries that are due and for which there is room. What has none follows when a delivery to the same
 // control plane ends.
 func (o *Outbox) dispatch(ctx context.Context) {
-	due, owed := o.c.Reports.DueReports()
+	due, owed := o.look()
 	for _, event := range tokens.ReportEvents() {
 		o.c.Observer.Owed(event, owed[event])
 	}
-	for _, d := range o.room(due) {
+	for _, t := range o.room(due) {
 		o.wg.Go(func() {
-			for more := true; more; d, more = o.next(ctx, d) {
-				o.deliver(ctx, d.Flow)
+			for more := true; more; t, more = o.next(ctx, t) {
+				o.deliver(ctx, t)
 			}
 		})
 	}
 }
 
+// look returns what is due, with what transfers wait for before all the rest, and how many reports of each event are owed.
+func (o *Outbox) look() ([]task, map[tokens.ReportEvent]int) {
+	var awaited, others []task
+	all := map[tokens.ReportEvent]int{}
+	for book, reports := range o.c.Reports {
+		due, owed := reports.DueReports()
+		for _, r := range due {
+			if r.Event.Awaited() {
+				awaited = append(awaited, task{book, r})
+			} else {
+				others = append(others, task{book, r})
+			}
+		}
+		for event, n := range owed {
+			all[event] += n
+		}
+	}
+	return append(awaited, others...), all
+}
+
 // room takes the deliveries that there is room for, and notes the others.
-func (o *Outbox) room(due []tokens.OwedReport) []tokens.OwedReport {
+func (o *Outbox) room(due []task) []task {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.waiting = map[string][]tokens.OwedReport{}
-	var begun []tokens.OwedReport
-	for _, d := range due {
-		_, running := o.running[d.Flow]
+	o.waiting = map[string][]task{}
+	var begun []task
+	for _, t := range due {
+		_, running := o.running[t.key()]
 		switch {
 		case running:
-		case o.atOnce[d.ControlPlane] >= perPlane:
-			o.waiting[d.ControlPlane] = append(o.waiting[d.ControlPlane], d)
+		case o.atOnce[t.ControlPlane] >= perPlane:
+			o.waiting[t.ControlPlane] = append(o.waiting[t.ControlPlane], t)
 		default:
-			o.running[d.Flow] = struct{}{}
-			o.atOnce[d.ControlPlane]++
-			begun = append(begun, d)
+			o.running[t.key()] = struct{}{}
+			o.atOnce[t.ControlPlane]++
+			begun = append(begun, t)
 		}
 	}
 	return begun
 }
 
 // next ends a delivery and takes another one that waits for it.
-func (o *Outbox) next(ctx context.Context, ended tokens.OwedReport) (tokens.OwedReport, bool) {
+func (o *Outbox) next(ctx context.Context, ended task) (task, bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	delete(o.running, ended.Flow)
+	delete(o.running, ended.key())
 	waiting := o.waiting[ended.ControlPlane]
 	if len(waiting) == 0 || ctx.Err() != nil {
 		o.atOnce[ended.ControlPlane]--
-		return tokens.OwedReport{}, false
+		return task{}, false
 	}
 	o.waiting[ended.ControlPlane] = waiting[1:]
-	o.running[waiting[0].Flow] = struct{}{}
+	o.running[waiting[0].key()] = struct{}{}
 	return waiting[0], true
 }
 
 // deliver makes one attempt.
-func (o *Outbox) deliver(ctx context.Context, flow string) {
-	r, err := o.c.Reports.ClaimReport(ctx, flow, claimFor)
+func (o *Outbox) deliver(ctx context.Context, t task) {
+	reports := o.c.Reports[t.book]
+	r, err := reports.ClaimReport(ctx, t.Flow, claimFor)
 	if err != nil {
-		o.c.Logger.Warn("report to a control plane waits for the store", "flow", flow, "error", err)
+		o.c.Logger.Warn("report to a control plane waits for the store", "flow", t.Flow, "error", err)
 		return
 	}
 	if r == nil {
@@ -203,9 +237,9 @@ func (o *Outbox) deliver(ctx context.Context, flow string) {
 	// What is known must be recorded, also when the process is about to end.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleWithin)
 	defer cancel()
-	err = o.c.Reports.SettleReport(ctx, r, settled)
+	err = reports.SettleReport(ctx, r, settled)
 	if err != nil {
-		o.c.Logger.Warn("what became of a report to a control plane is not recorded, so it may be sent again", "flow", flow, "error", err)
+		o.c.Logger.Warn("what became of a report to a control plane is not recorded, so it may be sent again", "flow", t.Flow, "error", err)
 	}
 }
 
@@ -278,8 +312,11 @@ func waitAfter(attempt int, chance float64) time.Duration {
 // report writes the log line of an attempt. The answer's body stays out: it is somebody else's text.
 func (o *Outbox) report(r *tokens.Report, result Result, status int, err error) {
 	line := endingLines[result]
-	if r.Event == tokens.ReportStarted {
+	switch r.Event {
+	case tokens.ReportStarted:
 		line = startLines[result]
+	case tokens.ReportPrepared:
+		line = prepareLines[result]
 	}
 	args := []any{
 		"flow", r.Flow, "control_plane", r.ControlPlane, "dialect", string(r.Dialect), "event", string(r.Event),
@@ -319,4 +356,13 @@ var startLines = map[Result]line{
 	Unknown:     {slog.LevelWarn, "control plane does not take the start of a flow: see what became of the transfer there"},
 	GivenUp:     {slog.LevelError, "control plane could not be told for a day that a flow has started: terminate the transfer there"},
 	Unaddressed: {slog.LevelError, "control plane cannot be told that a flow has started, since it has no callback any more: terminate the transfer there"},
+}
+
+var prepareLines = map[Result]line{
+	Delivered:   {slog.LevelInfo, "control plane told that a transfer is prepared"},
+	Retried:     {slog.LevelWarn, "control plane could not be told that a transfer is prepared: trying again"},
+	Refused:     {slog.LevelWarn, "control plane does not take that a transfer is prepared: see what became of the transfer there"},
+	Unknown:     {slog.LevelWarn, "control plane does not take that a transfer is prepared: see what became of the transfer there"},
+	GivenUp:     {slog.LevelError, "control plane could not be told for a day that a transfer is prepared: terminate the transfer there"},
+	Unaddressed: {slog.LevelError, "control plane cannot be told that a transfer is prepared, since it has no callback any more: terminate the transfer there"},
 }

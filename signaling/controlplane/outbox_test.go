@@ -40,7 +40,7 @@ func newFixture(t *testing.T, callbacks map[string]*url.URL, reports ...tokens.R
 	x.book = newBook(clock, reports...)
 	var err error
 	x.Outbox, err = NewOutbox(OutboxConfig{
-		Reports: x.book, Client: newTestClient(t), Callbacks: callbacks, DataAddress: addressOf, Observer: x.observer,
+		Reports: []Reports{x.book}, Client: newTestClient(t), Callbacks: callbacks, DataAddress: addressOf, Observer: x.observer,
 		Logger: slog.New(slog.NewTextHandler(x.log, nil)), Now: clock.Now, Jitter: func() float64 { return 0 },
 	})
 	if err != nil {

@@ -24,7 +24,7 @@ type recording struct {
 // recordedExchanges are how many there are of each control plane, so that none is lost without a word.
 var recordedExchanges = map[string]int{
 	"edc-0.11.1": 4, "edc-0.13.2": 4, "edc-0.14.0": 4, "edc-0.15.1": 7, "edc-0.15.1-dsp-0.8": 4, "edc-0.17.0": 7,
-	"dps-edc-0.18": 11, "dps-edc-main": 1, "dps-tck": 3,
+	"dps-edc-0.18": 12, "dps-edc-main": 1, "dps-tck": 5,
 }
 
 // TestRecordedExchanges: what control planes took from other data planes is what they get from us, and what they answered
@@ -162,7 +162,7 @@ func wantSameCallback(t *testing.T, dialect tokens.Dialect, r recording) {
 	event := r.Path[strings.LastIndex(r.Path, "/")+1:]
 	kind := map[string]tokens.ReportEvent{
 		"complete": tokens.ReportCompleted, "completed": tokens.ReportCompleted, "fail": tokens.ReportFailed, "errored": tokens.ReportFailed,
-		"started": tokens.ReportStarted,
+		"started": tokens.ReportStarted, "prepared": tokens.ReportPrepared,
 	}[event]
 	if !ok || kind == "" {
 		t.Fatalf("no expectation of %s", r.Path)
