@@ -247,7 +247,6 @@ func TestConfigIsChecked(t *testing.T) {
 		"no store":             func(c *Config) { c.Store = nil },
 		"no live states":       func(c *Config) { c.Live = nil },
 		"no resolver":          func(c *Config) { c.Resolver = nil },
-		"no public URL":        func(c *Config) { c.PublicURL = "" },
 		"map to no DID":        func(c *Config) { c.DIDMap = map[string]string{"BPNL1": "x"} },
 		"negative ttl":         func(c *Config) { c.TokenTTL = -1 },
 		"tiny ttl":             func(c *Config) { c.TokenTTL = time.Millisecond },
