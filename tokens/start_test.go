@@ -238,6 +238,19 @@ func TestStartWithoutTheStore(t *testing.T) {
 	wantCode(t, err, CodeUnavailable)
 }
 
+// TestStartWithoutAPublicURL: a participant that gives no data starts no flow, whoever asks; a route may have its own URL.
+func TestStartWithoutAPublicURL(t *testing.T) {
+	x := newFixture(t, func(c *Config) { c.PublicURL = "" })
+	_, err := x.Start(context.Background(), controlPlane, dpsStart("flow-1"))
+	wantCode(t, err, CodeUnserved)
+	request := dpsStart("flow-2")
+	request.Endpoint = "https://route.provider.example"
+	_, err = x.Start(context.Background(), controlPlane, request)
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 func TestConfigIsChecked(t *testing.T) {
 	for name, change := range map[string]func(*Config){
 		"no participant":       func(c *Config) { c.Participant = "" },
