@@ -27,17 +27,26 @@ type addresses struct {
 	insecure bool
 }
 
+// refreshEndpoint is where tokens of public_url are renewed; empty: nowhere.
+func (a *addresses) refreshEndpoint() string {
+	if a.public == "" {
+		return ""
+	}
+	return a.public + a.refreshPath
+}
+
 type hostPath struct{ host, path string }
 
+// newAddresses checks the addresses of a participant. Without public there are none: it gives no data.
 func newAddresses(public, refreshPath string, insecure bool) (*addresses, error) {
-	if public == "" {
-		return nil, errors.New("public_url is required: where consumers reach the data, for example https://data.provider.example")
-	}
 	a := &addresses{refreshPath: refreshPath, insecure: insecure}
 	a.renewals, a.keySets = map[hostPath]struct{}{}, map[hostPath]struct{}{}
 	path, err := canonical.Path(refreshPath, canonical.Options{})
 	if err != nil || path != refreshPath || !strings.HasPrefix(path, "/") || strings.HasSuffix(path, "/") {
 		return nil, fmt.Errorf("refresh_path %q must begin with / and be a plain path, without a trailing /", refreshPath)
+	}
+	if public == "" {
+		return a, nil
 	}
 	a.public, err = a.add(public)
 	if err != nil {

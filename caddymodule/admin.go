@@ -211,7 +211,7 @@ func (o *operator) status(r *http.Request, _ *tokens.Service) (any, error) {
 		Participant:     o.name,
 		Participants:    o.app.participantList(),
 		PublicURL:       o.address.public,
-		RefreshEndpoint: o.address.public + o.app.RefreshPath,
+		RefreshEndpoint: o.address.refreshEndpoint(),
 		ControlPlanes:   o.controlPlaneNames(),
 		Store:           storeName(o.app.opener),
 		StoreState:      "ok",

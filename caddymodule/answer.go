@@ -33,20 +33,24 @@ func (t *flowTransport) answer(req, out *http.Request, res *http.Response, d *de
 	d.rewriteReferences(out.URL, res.Header) // first: it takes the base out, which a header may have too
 	d.filterHeader(res.Header)
 	if res.ContentLength < 0 {
-		// Only such an answer can have trailers. Their values are known when it has been read, the names of some before.
-		d.filterHeader(res.Trailer)
-		res.Body = &trailerFilter{ReadCloser: res.Body, res: res, delivery: d}
+		// Only such an answer can have trailers.
+		filterTrailers(res, d.filterHeader)
 	}
 	if req.Method == http.MethodHead && out.Method != http.MethodHead {
 		// The address fixes the method; nobody reads the body.
 		discard(res)
 		res.Body = http.NoBody
 	}
+	typeContent(res)
+	return res, nil
+}
+
+// typeContent gives content without a type the one that says nothing of it. Left out, our own server would guess one from
+// the bytes.
+func typeContent(res *http.Response) {
 	if len(res.Header["Content-Type"]) == 0 && hasContent(res) {
-		// Left out, our own server would guess one from the bytes.
 		res.Header["Content-Type"] = []string{"application/octet-stream"}
 	}
-	return res, nil
 }
 
 func (t *flowTransport) isRejected(status int, d *delivery) bool {
@@ -110,17 +114,23 @@ func (d *delivery) filterHeader(h http.Header) {
 	}
 }
 
-// trailerFilter filters the trailers of an answer, which net/http fills in at the end of the body.
+// filterTrailers filters the trailers of an answer. The names of some are known now, the values when it has been read:
+// net/http fills them in at the end of the body.
+func filterTrailers(res *http.Response, filter func(http.Header)) {
+	filter(res.Trailer)
+	res.Body = &trailerFilter{ReadCloser: res.Body, res: res, filter: filter}
+}
+
 type trailerFilter struct {
 	io.ReadCloser
-	res      *http.Response
-	delivery *delivery
+	res    *http.Response
+	filter func(http.Header)
 }
 
 func (f *trailerFilter) Read(p []byte) (int, error) {
 	n, err := f.ReadCloser.Read(p)
 	if err == io.EOF {
-		f.delivery.filterHeader(f.res.Trailer)
+		f.filter(f.res.Trailer)
 	}
 	return n, err
 }

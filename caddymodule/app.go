@@ -153,7 +153,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	return a.provisionParticipants()
+	return a.provisionParticipants(ctx)
 }
 
 // minCacheEntries is the least number of verified tokens that each of many participants may remember.

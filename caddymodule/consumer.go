@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -56,6 +57,9 @@ type Consumer struct {
 	// cannot make the gateway ask hosts of the inner network.
 	AllowAddresses []string `json:"allow_addresses,omitempty"`
 
+	// TrustPoolRaw says which authorities the certificates of providers may come from. Default: the system's.
+	TrustPoolRaw json.RawMessage `json:"tls_trust_pool,omitempty" caddy:"namespace=tls.ca_pool.source inline_key=provider"`
+
 	// ReplayBody is how many bytes of a request's body are kept, so that it can be sent again with a newer token; -1: none.
 	// Default: 65536.
 	ReplayBody int `json:"replay_body,omitempty"`
@@ -82,9 +86,6 @@ type ProofWallet struct {
 	// TokenURL is where the token that the wallet is called with is fetched, a URL as that one. Required.
 	TokenURL string `json:"token_url,omitempty"`
 
-	// Scope is a list with spaces between. Default: up to the server.
-	Scope string `json:"scope,omitempty"`
-
 	ProofClient
 }
 
@@ -94,6 +95,12 @@ type ProofClient struct {
 	// {file./run/secrets/client}: written here in clear it would be shown by the admin API. Required.
 	ClientID     string `json:"client_id,omitempty"`
 	ClientSecret string `json:"client_secret,omitempty"`
+
+	// Scope is a list with spaces between (RFC 6749 §3.3). Default: up to the server.
+	Scope string `json:"scope,omitempty"`
+
+	// TrustPoolRaw says which authorities the certificates of the service may come from. Default: the system's.
+	TrustPoolRaw json.RawMessage `json:"tls_trust_pool,omitempty" caddy:"namespace=tls.ca_pool.source inline_key=provider"`
 }
 
 // check checks what needs no file.
@@ -140,21 +147,26 @@ func (c *Consumer) check(did string) error {
 //		kid <did url>
 //		key <file>
 //		sts <token_url> {
-//			client_id     <id>
-//			client_secret <secret>
+//			client_id      <id>
+//			client_secret  <secret>
+//			scope          <scopes>
+//			tls_trust_pool <module>
 //		}
 //		wallet <url> {
-//			token_url     <url>
-//			client_id     <id>
-//			client_secret <secret>
-//			scope         <scopes>
+//			token_url      <url>
+//			client_id      <id>
+//			client_secret  <secret>
+//			scope          <scopes>
+//			tls_trust_pool <module>
 //		}
 //		management <url> {
-//			api_key <key>
+//			api_key        <key>
+//			tls_trust_pool <module>
 //		}
 //		renew           ahead|on_use|never
 //		allow_http      [<host...>]
 //		allow_addresses <cidr...>
+//		tls_trust_pool  <module>
 //		replay_body     <size>|off
 //		async_prepare   <dataset...>
 //	}
@@ -177,6 +189,7 @@ func (s *ParticipantSettings) parseConsumer(d *caddyfile.Dispenser) error {
 		"renew":           word(&c.Renew, renewAhead, renewOnUse, renewNever),
 		"allow_http":      allowHTTP(&c.AllowHTTP),
 		"allow_addresses": networks(&c.AllowAddresses),
+		"tls_trust_pool":  trustPool(&c.TrustPoolRaw),
 		"replay_body":     c.parseReplayBody,
 
 		asyncPrepareOption: texts(&c.AsyncPrepare),
@@ -186,6 +199,8 @@ func (s *ParticipantSettings) parseConsumer(d *caddyfile.Dispenser) error {
 func (c *ProofClient) addOptions(options map[string]func(*caddyfile.Dispenser) error) map[string]func(*caddyfile.Dispenser) error {
 	options["client_id"] = text(&c.ClientID)
 	options["client_secret"] = text(&c.ClientSecret)
+	options["scope"] = text(&c.Scope)
+	options["tls_trust_pool"] = trustPool(&c.TrustPoolRaw)
 	return options
 }
 
@@ -210,7 +225,6 @@ func (c *Consumer) parseWallet(d *caddyfile.Dispenser) error {
 	}
 	return parseBlock(d, "wallet", c.Wallet.addOptions(map[string]func(*caddyfile.Dispenser) error{
 		"token_url": text(&c.Wallet.TokenURL),
-		"scope":     text(&c.Wallet.Scope),
 	}))
 }
 
@@ -237,6 +251,6 @@ func (c ProofClient) replaced(p *participant, replacer *caddy.Replacer) (ProofCl
 	if c.ClientSecret != "" && !strings.Contains(c.ClientSecret, "{") {
 		p.logger.Warn("a credential is part of the configuration, which the admin API shows: use a placeholder", "option", "client_secret")
 	}
-	err := replaceSettings(replacer, []setting{{"client_id", &c.ClientID}, {"client_secret", &c.ClientSecret}})
+	err := replaceSettings(replacer, []setting{{"client_id", &c.ClientID}, {"client_secret", &c.ClientSecret}, {"scope", &c.Scope}})
 	return c, err
 }

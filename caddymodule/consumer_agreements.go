@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +29,9 @@ type Management struct {
 	// APIKey is sent in X-Api-Key, best a placeholder such as {file./run/secrets/edc}: written here in clear it would be shown
 	// by the admin API. Default: none is sent.
 	APIKey string `json:"api_key,omitempty"`
+
+	// TrustPoolRaw says which authorities its certificate may come from. Default: the system's.
+	TrustPoolRaw json.RawMessage `json:"tls_trust_pool,omitempty" caddy:"namespace=tls.ca_pool.source inline_key=provider"`
 }
 
 // agreements looks up the providers of agreements.
@@ -41,10 +45,14 @@ type agreements struct {
 	after string // the EDR behind which the next look begins
 }
 
-func (p *participant) newAgreements(transport http.RoundTripper, replacer *caddy.Replacer) (*agreements, error) {
+func (p *participant) newAgreements(ctx caddy.Context, c *consuming, replacer *caddy.Replacer) (*agreements, error) {
 	m := p.Consumer.Management
 	if m == nil {
 		return nil, nil
+	}
+	transport, err := c.ownTransport(ctx, m.TrustPoolRaw)
+	if err != nil {
+		return nil, fmt.Errorf("management: %w", err)
 	}
 	base, err := controlPlaneURL(replacer, m.URL)
 	if err != nil {
@@ -151,7 +159,8 @@ func providerIn(data []byte) (string, error) {
 // parseManagement reads
 //
 //	management <url> {
-//		api_key <key>
+//		api_key        <key>
+//		tls_trust_pool <module>
 //	}
 func (c *Consumer) parseManagement(d *caddyfile.Dispenser) error {
 	if c.Management != nil {
@@ -162,5 +171,8 @@ func (c *Consumer) parseManagement(d *caddyfile.Dispenser) error {
 		return d.ArgErr()
 	}
 	c.Management.URL = strings.TrimSuffix(c.Management.URL, "/")
-	return parseBlock(d, "management", map[string]func(*caddyfile.Dispenser) error{"api_key": text(&c.Management.APIKey)})
+	return parseBlock(d, "management", map[string]func(*caddyfile.Dispenser) error{
+		"api_key":        text(&c.Management.APIKey),
+		"tls_trust_pool": trustPool(&c.Management.TrustPoolRaw),
+	})
 }

@@ -3,13 +3,16 @@ package caddymodule
 import (
 	"context"
 	"crypto"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/edrgate/edrgate/authserver"
 	"github.com/edrgate/edrgate/consumer"
@@ -21,10 +24,10 @@ import (
 // consuming is what a participant that uses data of others has before the store is open.
 type consuming struct {
 	*Consumer
-	signer   consumer.Signer // nil: nothing is renewed
-	renewals *http.Transport // to refresh endpoints
-	data     *http.Transport // to endpoints
-	own      *http.Transport // to services of our own: Secure Token Service, wallet, management API
+	signer   consumer.Signer   // nil: nothing is renewed
+	renewals *http.Transport   // to refresh endpoints
+	data     *http.Transport   // to endpoints
+	own      []*http.Transport // to services of our own: Secure Token Service or wallet, management API
 
 	agreements *agreements // nil: nobody is asked
 
@@ -34,7 +37,7 @@ type consuming struct {
 // providerWait bounds the wait for the headers of a provider's answer to a data request.
 const providerWait = 60 * time.Second
 
-func (p *participant) newConsuming(replacer *caddy.Replacer) (*consuming, error) {
+func (p *participant) newConsuming(ctx caddy.Context, replacer *caddy.Replacer) (*consuming, error) {
 	if p.Consumer == nil {
 		return nil, nil
 	}
@@ -54,24 +57,19 @@ func (p *participant) newConsuming(replacer *caddy.Replacer) (*consuming, error)
 		p.logger.Warn("tokens of some providers travel in clear, by plain http", "hosts", p.Consumer.AllowHTTP)
 	}
 	c := &consuming{Consumer: p.Consumer}
-	c.renewals, err = checkedTransport(allowed, 0)
+	c.renewals, err = checkedTransport(ctx, allowed, p.Consumer.TrustPoolRaw, 0)
 	if err != nil {
 		return nil, err
 	}
-	c.data, err = checkedTransport(allowed, providerWait)
+	c.data, err = checkedTransport(ctx, allowed, p.Consumer.TrustPoolRaw, providerWait)
 	if err != nil {
 		return nil, err
 	}
-	// The operator named these hosts, so they may be in the inner network. Metadata services stay out of reach.
-	c.own, err = checkedTransport([]netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}, 0)
+	c.signer, err = p.proofSigner(ctx, c, replacer)
 	if err != nil {
 		return nil, err
 	}
-	c.signer, err = p.proofSigner(c.own, replacer)
-	if err != nil {
-		return nil, err
-	}
-	c.agreements, err = p.newAgreements(c.own, replacer)
+	c.agreements, err = p.newAgreements(ctx, c, replacer)
 	if err != nil {
 		return nil, err
 	}
@@ -79,16 +77,33 @@ func (p *participant) newConsuming(replacer *caddy.Replacer) (*consuming, error)
 	return c, err
 }
 
-func checkedTransport(allowed []netip.Prefix, wait time.Duration) (*http.Transport, error) {
+// ownTransport returns a transport to a service of our own, whose certificate comes from the trust pool. The operator named the host,
+// so it may be in the inner network. Metadata services stay out of reach.
+func (c *consuming) ownTransport(ctx caddy.Context, trustPool json.RawMessage) (*http.Transport, error) {
+	everywhere := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+	transport, err := checkedTransport(ctx, everywhere, trustPool, 0)
+	if err != nil {
+		return nil, err
+	}
+	c.own = append(c.own, transport)
+	return transport, nil
+}
+
+func checkedTransport(ctx caddy.Context, allowed []netip.Prefix, trustPool json.RawMessage, wait time.Duration) (*http.Transport, error) {
 	guard, err := dial.NewGuard(dial.Config{AllowAddresses: allowed, DenyEndpoints: adminEndpoints()})
 	if err != nil {
 		return nil, err
 	}
-	return dial.NewTransport(dial.TransportConfig{Guard: guard, ResponseHeaderTimeout: wait})
+	trust := &reverseproxy.TLSConfig{CARaw: trustPool}
+	clientTLS, err := trust.MakeTLSClientConfig(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("tls_trust_pool: %w", err)
+	}
+	return dial.NewTransport(dial.TransportConfig{Guard: guard, ResponseHeaderTimeout: wait, TLS: clientTLS})
 }
 
 // proofSigner returns what signs the proofs of renewals; nil: nothing does.
-func (p *participant) proofSigner(transport http.RoundTripper, replacer *caddy.Replacer) (consumer.Signer, error) {
+func (p *participant) proofSigner(ctx caddy.Context, own *consuming, replacer *caddy.Replacer) (consumer.Signer, error) {
 	c := p.Consumer
 	switch {
 	case c.KeyID != "":
@@ -98,9 +113,9 @@ func (p *participant) proofSigner(transport http.RoundTripper, replacer *caddy.R
 		}
 		return consumer.NewKeySigner(consumer.KeySignerConfig{Key: key, KeyID: c.KeyID})
 	case c.TokenService != nil:
-		return p.serviceSigner(transport, replacer)
+		return p.serviceSigner(ctx, own, replacer)
 	case c.Wallet != nil:
-		return p.walletSigner(transport, replacer)
+		return p.walletSigner(ctx, own, replacer)
 	}
 	return nil, nil
 }
@@ -116,7 +131,7 @@ func (p *participant) keyOfProofs(replacer *caddy.Replacer) (crypto.Signer, erro
 	return tokens.ParseKey(data)
 }
 
-func (p *participant) serviceSigner(transport http.RoundTripper, replacer *caddy.Replacer) (consumer.Signer, error) {
+func (p *participant) serviceSigner(ctx caddy.Context, own *consuming, replacer *caddy.Replacer) (consumer.Signer, error) {
 	url := p.Consumer.TokenService.TokenURL
 	client, err := p.Consumer.TokenService.replaced(p, replacer)
 	if err == nil {
@@ -125,17 +140,25 @@ func (p *participant) serviceSigner(transport http.RoundTripper, replacer *caddy
 	if err != nil {
 		return nil, fmt.Errorf("sts: %w", err)
 	}
+	transport, err := own.ownTransport(ctx, client.TrustPoolRaw)
+	if err != nil {
+		return nil, fmt.Errorf("sts: %w", err)
+	}
 	return consumer.NewTokenService(consumer.TokenServiceConfig{
-		TokenURL: url, ClientID: client.ClientID, ClientSecret: tokens.Secret(client.ClientSecret), Transport: transport,
+		TokenURL: url, ClientID: client.ClientID, ClientSecret: tokens.Secret(client.ClientSecret), Scope: client.Scope, Transport: transport,
 	})
 }
 
-func (p *participant) walletSigner(transport http.RoundTripper, replacer *caddy.Replacer) (consumer.Signer, error) {
+func (p *participant) walletSigner(ctx caddy.Context, own *consuming, replacer *caddy.Replacer) (consumer.Signer, error) {
 	w := *p.Consumer.Wallet
 	client, err := w.replaced(p, replacer)
 	if err == nil {
-		err = replaceSettings(replacer, []setting{{"url", &w.URL}, {"token_url", &w.TokenURL}, {"scope", &w.Scope}})
+		err = replaceSettings(replacer, []setting{{"url", &w.URL}, {"token_url", &w.TokenURL}})
 	}
+	if err != nil {
+		return nil, fmt.Errorf("wallet: %w", err)
+	}
+	transport, err := own.ownTransport(ctx, client.TrustPoolRaw)
 	if err != nil {
 		return nil, fmt.Errorf("wallet: %w", err)
 	}
@@ -143,7 +166,7 @@ func (p *participant) walletSigner(transport http.RoundTripper, replacer *caddy.
 		URL: w.URL, Transport: transport,
 		Tokens: authserver.New(authserver.Config{Transport: transport}),
 		Grant: authserver.Grant{
-			Endpoint: w.TokenURL, ClientID: client.ClientID, ClientSecret: tokens.Secret(client.ClientSecret), Scope: w.Scope,
+			Endpoint: w.TokenURL, ClientID: client.ClientID, ClientSecret: tokens.Secret(client.ClientSecret), Scope: client.Scope,
 		},
 	})
 }
@@ -153,7 +176,7 @@ func (c *consuming) close() {
 	if c == nil {
 		return
 	}
-	for _, transport := range []*http.Transport{c.renewals, c.data, c.own} {
+	for _, transport := range slices.Concat(c.own, []*http.Transport{c.renewals, c.data}) {
 		transport.CloseIdleConnections()
 	}
 }

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -50,7 +51,12 @@ func TestConsumerProvision(t *testing.T) {
 		"sts: client_secret: {file./none}": {"kid": "", "sts": object{
 			"token_url": "https://sts.example", "client_id": "a", "client_secret": "{file./none}",
 		}},
-		"client id, client secret": {"kid": "", "sts": object{"token_url": "https://sts.example"}},
+		"consumer: tls_trust_pool": {"tls_trust_pool": object{"provider": "nonsense"}},
+		"consumer: sts: tls_trust_pool": {"kid": "", "sts": object{
+			"token_url": "https://sts.example", "client_id": "a", "client_secret": "b", "tls_trust_pool": object{"provider": "nonsense"},
+		}},
+		"consumer: management: tls_trust_pool": {"management": object{"url": "https://edc.example", "tls_trust_pool": object{"provider": "nonsense"}}},
+		"client id, client secret":             {"kid": "", "sts": object{"token_url": "https://sts.example"}},
 	} {
 		w := newConsumerWorld(t)
 		app := w.consumerApp()
@@ -67,19 +73,22 @@ func TestConsumerProvision(t *testing.T) {
 func TestConsumerHasProofsSigned(t *testing.T) {
 	for name, settings := range map[string]func(address, secret string) object{
 		"sts": func(address, secret string) object {
-			return object{"sts": object{"token_url": address + "/sts", "client_id": "app", "client_secret": secret}}
+			return object{"sts": object{"token_url": address + "/sts", "client_id": "app", "client_secret": secret, "scope": "s"}}
 		},
 		"wallet": func(address, secret string) object {
 			return object{"wallet": object{"url": address + "/sign", "token_url": address + "/token", "client_id": "app", "client_secret": secret, "scope": "s"}}
 		},
 	} {
 		w := newConsumerWorld(t)
-		service := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		service := httptest.NewTLSServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 			var ask struct {
 				SignToken struct{ Audience, Token string } `json:"signToken"`
 			}
 			switch r.URL.Path {
 			case "/sts":
+				if r.FormValue("scope") != "s" {
+					t.Errorf("scope %q", r.FormValue("scope"))
+				}
 				writeJSON(rw, 200, object{"access_token": w.user.proof(r.FormValue("token"), object{"aud": r.FormValue("audience")}), "token_type": "Bearer"})
 			case "/token":
 				writeJSON(rw, 200, object{"access_token": "of-the-client", "token_type": "Bearer", "expires_in": 60})
@@ -99,6 +108,7 @@ func TestConsumerHasProofsSigned(t *testing.T) {
 		app := w.consumerApp()
 		user := app["participants"].(object)[userName].(object)
 		user["consumer"] = joined(joined(user["consumer"].(object), object{"kid": ""}), settings(service.URL, "{file."+w.path("secret")+"}"))
+		user["consumer"].(object)[name].(object)["tls_trust_pool"] = trusting(service)
 		w.load(app, w.consumerServers(nil, nil))
 		e := w.got("tp-1", "asset-1", 300)
 		if tokenIn(t, w.api(http.MethodPost, "/edrs/tp-1/refresh", nil)) == e.access {
@@ -107,6 +117,35 @@ func TestConsumerHasProofsSigned(t *testing.T) {
 		if strings.Contains(w.logged(), "CANARY") {
 			t.Errorf("%s: the client secret is in the log", name)
 		}
+	}
+}
+
+// trusting is a pool of authorities with that of a server.
+func trusting(server *httptest.Server) object {
+	return object{"provider": "inline", "trusted_ca_certs": []string{base64.StdEncoding.EncodeToString(server.Certificate().Raw)}}
+}
+
+// TestConsumerTrustsAuthoritiesOfItsOwn: providers whose certificates no public authority signed, for data and renewals.
+func TestConsumerTrustsAuthoritiesOfItsOwn(t *testing.T) {
+	w := newConsumerWorld(t)
+	secure := httptest.NewTLSServer(w.front.Config.Handler)
+	t.Cleanup(secure.Close)
+	w.front.URL = secure.URL
+	app := w.consumerApp()
+	settings := app["participants"].(object)[userName].(object)["consumer"].(object)
+	delete(settings, "allow_http")
+	w.load(app, w.consumerServers(nil, nil))
+	e := w.got("tp-1", "asset-1", 300)
+	if a := w.egress(http.MethodGet, "/tp-1/a", nil); a.status != http.StatusBadGateway {
+		t.Errorf("not trusted: %d %s", a.status, a.body)
+	}
+	settings["tls_trust_pool"] = trusting(secure)
+	w.load(app, w.consumerServers(nil, nil))
+	if a := w.egress(http.MethodGet, "/tp-1/a", nil); a.status != http.StatusOK {
+		t.Errorf("trusted: %d %s", a.status, a.body)
+	}
+	if tokenIn(t, w.api(http.MethodPost, "/edrs/tp-1/refresh", nil)) == e.access {
+		t.Error("not renewed")
 	}
 }
 
@@ -124,20 +163,6 @@ func TestConsumerSurvivesAReload(t *testing.T) {
 	}
 	if n := w.references("store"); n != 1 {
 		t.Errorf("%d references to the store", n)
-	}
-}
-
-// TestConsumerAlone: a company that only uses data needs no site for consumers of its own.
-func TestConsumerAlone(t *testing.T) {
-	w := newConsumerWorld(t)
-	app := w.app()
-	app["consumer"] = object{"kid": "did:web:provider.example#key-1"}
-	w.load(app, object{"api": w.site("api", object{"handler": "edr_consumer"})})
-	if a := w.api(http.MethodPost, "/edrs/request", nil); a.status != http.StatusOK {
-		t.Errorf("%d %s", a.status, a.body)
-	}
-	if strings.Contains(w.logged(), "no site has edr_signaling") {
-		t.Error("told that it cannot give data")
 	}
 }
 

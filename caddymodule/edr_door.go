@@ -196,14 +196,17 @@ func (d *EDRDoor) refuse(w http.ResponseWriter, refusal oauth.Refusal) {
 const edrRetryAfter = 2 * time.Second
 
 // fail answers an error of package consumer, about the EDR of a transfer process.
-func (d *EDRDoor) fail(w http.ResponseWriter, id string, err error) {
+func (d *EDRDoor) fail(w http.ResponseWriter, id string, err error) { d.refuse(w, d.failure(id, err)) }
+
+// failure logs such an error and returns its answer.
+func (d *EDRDoor) failure(id string, err error) oauth.Refusal {
 	refusal := refusalOfEDR(id, err)
 	level := slog.LevelInfo
 	if refusal.Status >= http.StatusInternalServerError {
 		level = slog.LevelError
 	}
 	d.logger.Log(context.Background(), level, "EDR not served", "edr", id, "status", refusal.Status, "error", err)
-	d.refuse(w, refusal)
+	return refusal
 }
 
 func refusalOfEDR(id string, err error) oauth.Refusal {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/textproto"
 	"net/url"
@@ -15,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/edrgate/edrgate/consumer"
 	"github.com/edrgate/edrgate/internal/strictjson"
@@ -44,6 +44,8 @@ type Egress struct {
 
 	// Prefix is the path below which all this lies. Default: /, all paths of the site.
 	Prefix string `json:"prefix,omitempty"`
+
+	inner *reverseproxy.Handler
 }
 
 // CaddyModule returns the Caddy module information.
@@ -51,14 +53,30 @@ func (*Egress) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "http.handlers.edr_egress", New: func() caddy.Module { return new(Egress) }}
 }
 
-// Provision takes the participant and reads the API keys.
+// Provision takes the participant, reads the API keys and sets up the proxy.
 func (h *Egress) Provision(ctx caddy.Context) error {
 	h.Prefix = orDefault(h.Prefix, "/")
 	err := checkPrefixes("prefix", []string{h.Prefix})
 	if err != nil {
 		return err
 	}
-	return h.provision(ctx, "edr_egress")
+	err = h.provision(ctx, "edr_egress")
+	if err != nil {
+		return err
+	}
+	h.inner, err = newEgressProxy(ctx, &h.EDRDoor)
+	if err != nil {
+		return fmt.Errorf("edr_egress: %w", err)
+	}
+	return nil
+}
+
+// Cleanup gives back what Caddy's proxy holds. Caddy calls it also when Provision failed half way.
+func (h *Egress) Cleanup() error {
+	if h.inner == nil {
+		return nil
+	}
+	return h.inner.Cleanup()
 }
 
 const (
@@ -90,14 +108,16 @@ func (h *Egress) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 		h.refuse(w, *refusal)
 		return nil
 	}
-	h.send(w, kept, to)
-	return nil
-}
-
-// outgoing is a request for a data plane; its URL has no host.
-type outgoing struct {
-	*http.Request
-	id string // of the EDR
+	to.edrs = kept
+	caddyhttp.SetVar(r.Context(), outgoingVar, to)
+	// An answer may begin before the request has ended. Where that cannot be had there is nothing to enable.
+	_ = http.NewResponseController(w).EnableFullDuplex()
+	err := h.inner.ServeHTTP(w, to.Request, next)
+	if to.refusal != nil {
+		h.refuse(w, *to.refusal)
+		return nil
+	}
+	return err
 }
 
 func badRequest(format string, args ...any) *oauth.Refusal {
@@ -131,14 +151,7 @@ func (e *edrs) addressed(r *http.Request, path string) (*outgoing, *oauth.Refusa
 	if err != nil {
 		return nil, badRequest("the path is not well encoded")
 	}
-	out := r.WithContext(r.Context())
-	out.URL = &url.URL{Path: decoded, RawPath: rest, RawQuery: query}
-	out.Header = egressHeader(r.Header)
-	out.Trailer, out.TransferEncoding, out.Close = nil, nil, false // of the client's connection
-	if r.ContentLength == 0 {
-		out.Body = http.NoBody
-	}
-	return &outgoing{out, id}, nil
+	return newOutgoing(r, id, &url.URL{Path: decoded, RawPath: rest, RawQuery: query}), nil
 }
 
 // takeSelection takes asset and provider out of a query, and returns the rest as it was written.
@@ -210,16 +223,14 @@ func (e *edrs) proxyRequest(w http.ResponseWriter, r *http.Request) (*outgoing, 
 			return nil, refusal
 		}
 	}
-	out := &http.Request{
-		Method: http.MethodGet, URL: asked.url, Header: egressHeader(r.Header), Body: http.NoBody,
-		Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
-	}
+	out := newOutgoing(r, id, asked.url)
+	out.Method, out.Body, out.ContentLength = http.MethodGet, http.NoBody, 0
 	for name := range out.Header {
 		if strings.HasPrefix(name, "Content-") { // of the body that was read here
 			out.Header.Del(name)
 		}
 	}
-	return &outgoing{out.WithContext(r.Context()), id}, nil
+	return out, nil
 }
 
 // proxyAsk is what a body of the consumer proxy asks for.
@@ -306,119 +317,6 @@ func connectionNamed(h http.Header) map[string]bool {
 	return named
 }
 
-// send sends a request and passes the answer on.
-func (h *Egress) send(w http.ResponseWriter, kept *edrs, to *outgoing) {
-	// An answer may begin before the request has ended. Where that cannot be had there is nothing to enable.
-	_ = http.NewResponseController(w).EnableFullDuplex()
-	answer, err := kept.transport.Send(to.Request, to.id)
-	if err != nil {
-		h.failSend(w, to, err)
-		return
-	}
-	res := answer.Response
-	defer res.Body.Close()
-	if res.StatusCode < http.StatusOK {
-		h.refuse(w, oauth.Refusal{Status: http.StatusBadGateway, Message: "the data plane changes the protocol"})
-		return
-	}
-	if answer.RenewalError != nil {
-		h.logger.Warn("EDR not renewed after its data plane refused the token", "edr", to.id, "error", answer.RenewalError)
-		if consumer.CodeOf(answer.RenewalError) == consumer.CodeUnavailable {
-			// The refusal may only mean that the token has expired: that is no "no".
-			h.refuse(w, refusalOfEDR(to.id, answer.RenewalError))
-			return
-		}
-	}
-	passOn(w, answer)
-}
-
-func (h *Egress) failSend(w http.ResponseWriter, to *outgoing, err error) {
-	var known *consumer.Error
-	if errors.As(err, &known) {
-		h.fail(w, to.id, err)
-		return
-	}
-	if to.Context().Err() != nil {
-		return // nobody is there to be answered
-	}
-	status := http.StatusBadGateway
-	var timeout net.Error
-	if errors.As(err, &timeout) && timeout.Timeout() {
-		status = http.StatusGatewayTimeout
-	}
-	h.logger.Error("data plane not reached", "edr", to.id, "status", status, "error", withoutURL(err))
-	h.refuse(w, oauth.Refusal{Status: status, Message: "the data plane of the EDR could not be reached"})
-}
-
-// withoutURL drops the URL of an error, whose query may hold a key of the provider.
-func withoutURL(err error) error {
-	var u *url.Error
-	if errors.As(err, &u) {
-		return u.Err
-	}
-	return err
-}
-
-// foreignHeaders would set state, or give rights, at the name under which this site is known to its clients.
-func foreignHeaders(canonicalName string) bool {
-	switch canonicalName {
-	case "Alt-Svc", "Clear-Site-Data", "Set-Cookie", "Set-Cookie2", "Strict-Transport-Security", consumer.NotReplayedHeader:
-		return true
-	}
-	return strings.HasPrefix(canonicalName, "Access-Control-") || strings.HasPrefix(canonicalName, "X-Accel-")
-}
-
-// passOn streams an answer to the client.
-func passOn(w http.ResponseWriter, answer *consumer.Answer) {
-	res := answer.Response
-	header := w.Header()
-	named := connectionNamed(res.Header)
-	for name, values := range res.Header {
-		if name == "Content-Length" || !isConnectionHeader(name) && !named[name] && !foreignHeaders(name) {
-			header[name] = values
-		}
-	}
-	if answer.NotReplayed != "" {
-		header.Set(consumer.NotReplayedHeader, answer.NotReplayed)
-	}
-	if len(header["Content-Type"]) == 0 && hasContent(res) {
-		header["Content-Type"] = []string{"application/octet-stream"} // our own server would guess one
-	}
-	w.WriteHeader(res.StatusCode)
-	err := stream(w, res.Body)
-	if err != nil {
-		// What was sent so far must not pass for the whole (RFC 9112 §8).
-		panic(http.ErrAbortHandler)
-	}
-	for name, values := range res.Trailer {
-		if !foreignHeaders(name) && !isConnectionHeader(name) {
-			header[http.TrailerPrefix+name] = values
-		}
-	}
-}
-
-// stream copies a body, each piece as it comes.
-func stream(w http.ResponseWriter, body io.Reader) error {
-	controller := http.NewResponseController(w)
-	buffer := make([]byte, 32<<10)
-	for {
-		n, err := body.Read(buffer)
-		if n > 0 {
-			_, failed := w.Write(buffer[:n])
-			if failed != nil {
-				return failed
-			}
-			_ = controller.Flush() // a writer that cannot flush keeps nothing back for long
-		}
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
 // UnmarshalCaddyfile sets up the handler. Syntax:
 //
 //	edr_egress {
@@ -439,6 +337,7 @@ func (h *Egress) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 // Interface guards
 var (
 	_ caddy.Provisioner           = (*Egress)(nil)
+	_ caddy.CleanerUpper          = (*Egress)(nil)
 	_ caddyhttp.MiddlewareHandler = (*Egress)(nil)
 	_ caddyfile.Unmarshaler       = (*Egress)(nil)
 )

@@ -155,12 +155,16 @@ func TestEgressSelects(t *testing.T) {
 	}
 }
 
-// TestEgressStreams: an answer begins before it ends.
+// TestEgressStreams: an answer begins before it ends, also one whose length is known.
 func TestEgressStreams(t *testing.T) {
 	w := newConsumerWorld(t)
-	release := make(chan struct{})
-	w.front.Config.Handler = http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
-		rw.Header().Set("Trailer", "X-Sum")
+	var release chan struct{}
+	w.front.Config.Handler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/sized" {
+			rw.Header().Set("Content-Length", "11")
+		} else {
+			rw.Header().Set("Trailer", "X-Sum")
+		}
 		fmt.Fprint(rw, "first")
 		_ = http.NewResponseController(rw).Flush()
 		<-release
@@ -169,20 +173,23 @@ func TestEgressStreams(t *testing.T) {
 	})
 	w.begin()
 	w.got("tp-1", "asset-1", 300)
-	response, err := w.client("egress").Get("http://localhost/tp-1/a")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	first := make([]byte, 5)
-	_, err = io.ReadFull(response.Body, first)
-	close(release)
-	if err != nil || string(first) != "first" {
-		t.Errorf("%q %v", first, err)
-	}
-	rest, err := io.ReadAll(response.Body)
-	if err != nil || string(rest) != "second" || response.Trailer.Get("X-Sum") != "1" {
-		t.Errorf("%q %v %v", rest, response.Trailer, err)
+	for path, sum := range map[string]string{"/chunked": "1", "/sized": ""} {
+		release = make(chan struct{})
+		response, err := w.client("egress").Get("http://localhost/tp-1" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		first := make([]byte, 5)
+		_, err = io.ReadFull(response.Body, first)
+		close(release)
+		if err != nil || string(first) != "first" {
+			t.Errorf("%s: %q %v", path, first, err)
+		}
+		rest, err := io.ReadAll(response.Body)
+		if err != nil || string(rest) != "second" || response.Trailer.Get("X-Sum") != sum {
+			t.Errorf("%s: %q %v %v", path, rest, response.Trailer, err)
+		}
 	}
 }
 

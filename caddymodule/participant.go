@@ -36,7 +36,8 @@ type ParticipantSettings struct {
 	SealingKeys []string `json:"sealing_keys,omitempty"`
 
 	// PublicURL is where consumers reach the data, as written into EDRs. https, unless the host is a loopback one or
-	// InsecurePublicURL is set. No other participant may have it: it tells whose a renewal is. Required.
+	// InsecurePublicURL is set. No other participant may have it: it tells whose a renewal is. Required, unless the
+	// participant has Consumer and gives no data itself: no route, and no edr_auth, edr_proxy or edr_refresh.
 	PublicURL string `json:"public_url,omitempty"`
 
 	// InsecurePublicURL allows a public_url that is not https, here and in routes. Tokens then travel in clear.
@@ -88,7 +89,27 @@ func (s *ParticipantSettings) check() error {
 			return fmt.Errorf("did_map %s: a counterparty that is a DID cannot be mapped to another one", id)
 		}
 	}
+	switch {
+	case s.PublicURL != "":
+	case s.Consumer == nil:
+		return errors.New("public_url is required: where consumers reach the data, for example https://data.provider.example; " +
+			"only a participant that uses data of others, with a block `consumer { … }`, can do without")
+	case len(s.Routes) > 0:
+		return errors.New("public_url is required: there are routes, so data is given; add `public_url <url>`, or remove the routes if data of others is used only")
+	}
 	return nil
+}
+
+// consumesOnly reports whether the participant gives no data, but uses that of others.
+func (s *ParticipantSettings) consumesOnly() bool { return s.Consumer != nil && s.PublicURL == "" }
+
+// checkGivesData refuses a handler of the provider's side for a participant that gives no data.
+func (p *participant) checkGivesData(directive string) error {
+	if !p.consumesOnly() {
+		return nil
+	}
+	return p.fault(fmt.Errorf("%s serves data, and the participant has no public_url: add `public_url <url>` to the global option %s, where consumers reach the data; "+
+		"or remove %s if the participant only uses data of others", directive, appName, directive))
 }
 
 // options are those of a participant block, which are also those of the app's own participant.
@@ -134,7 +155,7 @@ type participant struct {
 }
 
 // provision reads the keys and builds what needs no store. What belongs to the whole app has been provisioned before.
-func (p *participant) provision(replacer *caddy.Replacer) error {
+func (p *participant) provision(ctx caddy.Context, replacer *caddy.Replacer) error {
 	a := p.app
 	ring, err := p.loadRing(replacer)
 	if err != nil {
@@ -168,7 +189,7 @@ func (p *participant) provision(replacer *caddy.Replacer) error {
 	if err != nil {
 		return err
 	}
-	p.consuming, err = p.newConsuming(replacer)
+	p.consuming, err = p.newConsuming(ctx, replacer)
 	if err != nil {
 		return fmt.Errorf("consumer: %w", err)
 	}

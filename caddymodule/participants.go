@@ -68,7 +68,7 @@ func (a *App) checkParticipants() error {
 }
 
 // provisionParticipants builds the participants, and what only all of them together show.
-func (a *App) provisionParticipants() error {
+func (a *App) provisionParticipants(ctx caddy.Context) error {
 	replacer := caddy.NewReplacer()
 	a.book = newAddressBook(a.RefreshPath)
 	if len(a.participants) > 1 {
@@ -80,7 +80,7 @@ func (a *App) provisionParticipants() error {
 			p.logger = a.logger.With("participant", p.name)
 		}
 		p.observer = a.observer.acquire(p.name)
-		err := p.provision(replacer)
+		err := p.provision(ctx, replacer)
 		if err != nil {
 			return p.fault(err)
 		}

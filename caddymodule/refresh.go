@@ -67,6 +67,10 @@ func (h *Refresh) Provision(ctx caddy.Context) error {
 			return fmt.Errorf("edr_refresh: %w", err)
 		}
 		served = []*participant{h.only}
+		err = h.only.checkGivesData("edr_refresh")
+		if err != nil {
+			return err
+		}
 	}
 	for _, p := range served {
 		p.sites.refreshes++

@@ -33,9 +33,13 @@ func (s *sites) complete(p *participant) error {
 }
 
 func (s *sites) check(p *participant) error {
+	if p.consumesOnly() { // its handlers of the provider's side have been refused
+		s.serving = signaling.ConsumesOnly()
+		return s.checkRegistrations(p)
+	}
 	givesData := len(s.auths)+len(s.proxies)+len(s.signalings) > 0 || p.Consumer == nil
 	if givesData && s.refreshes == 0 {
-		return errors.New("no site has edr_refresh: consumers could not renew their tokens; add it to the site of public_url")
+		return errors.New("no site has edr_refresh: consumers could not renew their tokens; add it to the site of public_url" + p.orConsume())
 	}
 	if givesData && len(s.signalings) == 0 {
 		p.logger.Warn("no site has edr_signaling: no control plane can start flows")
@@ -50,6 +54,14 @@ func (s *sites) check(p *participant) error {
 	}
 	s.serving, err = signaling.NewServing(p.routes.routes, s.served(), len(s.proxies) > 0)
 	return err
+}
+
+// orConsume says how else to mend what a provider lacks, if it may not be meant to be one.
+func (p *participant) orConsume() string {
+	if p.Consumer == nil {
+		return ""
+	}
+	return ", or remove public_url if the participant only uses data of others"
 }
 
 func (s *sites) served() []signaling.Site {
@@ -176,6 +188,10 @@ func (p *participant) routed(f *tokens.Flow) tokens.Routed {
 }
 
 func (p *participant) registerAuth(h *Auth) error {
+	err := p.checkGivesData("edr_auth")
+	if err != nil {
+		return err
+	}
 	for _, name := range h.servedDatasets().Routes {
 		if !p.routes.has(name) {
 			return p.fault(fmt.Errorf("edr_auth: there is no route %s in the global option %s", name, appName))
@@ -186,6 +202,10 @@ func (p *participant) registerAuth(h *Auth) error {
 }
 
 func (p *participant) registerProxy(h *Proxy) error {
+	err := p.checkGivesData("edr_proxy")
+	if err != nil {
+		return err
+	}
 	p.sites.proxies = append(p.sites.proxies, h)
 	return nil
 }

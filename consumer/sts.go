@@ -13,11 +13,14 @@ import (
 	"github.com/edrgate/edrgate/tokens"
 )
 
-// TokenServiceConfig is what NewTokenService needs. All of it is required.
+// TokenServiceConfig is what NewTokenService needs. All of it but Scope is required.
 type TokenServiceConfig struct {
 	TokenURL     string // of the Secure Token Service: https, or http on a loopback host
 	ClientID     string
 	ClientSecret tokens.Secret
+
+	// Scope is a list with spaces between (RFC 6749 §3.3). Default: not sent.
+	Scope string
 
 	// Transport sends the requests. The operator chose the address, so it may reach inside.
 	Transport http.RoundTripper
@@ -47,6 +50,9 @@ func (s *TokenService) Proof(ctx context.Context, r ProofRequest) (tokens.Secret
 	form := url.Values{
 		"grant_type": {"client_credentials"}, "client_id": {s.c.ClientID}, "client_secret": {s.c.ClientSecret.Reveal()},
 		"audience": {r.Audience}, "token": {r.AccessToken.Reveal()},
+	}
+	if s.c.Scope != "" {
+		form.Set("scope", s.c.Scope) // RFC 6749 §4.4.2; EDC's bearer_access_scope is another parameter, of presentations
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.c.TokenURL, strings.NewReader(form.Encode()))
 	if err != nil {

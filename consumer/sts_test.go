@@ -63,6 +63,14 @@ func TestRecordedTokenService(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("asked with other parameters than %v", names(want))
 	}
+	s.c.Scope = "openid proofs"
+	_, err = s.Proof(t.Context(), ProofRequest{
+		Issuer: "did:web:localhost%3A17000:consumer", Audience: want.Get("audience"), AccessToken: tokens.Secret(want.Get("token")),
+	})
+	want.Set("scope", "openid proofs")
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%v, with a scope, asked with other parameters than %v", err, names(want))
+	}
 	if !strings.Contains(rec.Response.Body, `"access_token":"`+proof.Reveal()+`"`) {
 		t.Error("another proof than the recorded one")
 	}

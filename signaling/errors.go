@@ -77,14 +77,15 @@ func invalid(format string, args ...any) *refusal {
 
 // The texts of the token core's refusals. An unknown and a foreign flow read the same.
 const (
-	textUnknown     = "no such data flow"
-	textConflict    = "the data flow exists with other terms"
-	textState       = "the state of the data flow does not allow this"
-	textUnserved    = "this data plane does not serve the dataset"
-	textNoRenewal   = "the profile demands token renewal, which needs a counterparty known by its DID"
-	textDenied      = "the policy of this data plane does not permit the data flow"
-	textUnavailable = "temporarily unavailable"
-	textInvalid     = "the message is not valid"
+	textUnknown      = "no such data flow"
+	textConflict     = "the data flow exists with other terms"
+	textState        = "the state of the data flow does not allow this"
+	textConsumesOnly = "this participant only uses data of others: it serves no flow"
+	textUnserved     = "this data plane does not serve the dataset"
+	textNoRenewal    = "the profile demands token renewal, which needs a counterparty known by its DID"
+	textDenied       = "the policy of this data plane does not permit the data flow"
+	textUnavailable  = "temporarily unavailable"
+	textInvalid      = "the message is not valid"
 )
 
 // defaultRetryAfter is used where nothing better is known.

@@ -36,6 +36,7 @@ type Site struct {
 
 // Serving is what the configuration can do with a flow. It is immutable.
 type Serving struct {
+	consumesOnly bool
 	table       *routing.Table
 	routes      map[string]Route // by name
 	ownBackends bool
@@ -80,6 +81,9 @@ func NewServing(routes []Route, sites []Site, ownBackends bool) (*Serving, error
 	return s, nil
 }
 
+// ConsumesOnly is the Serving of a participant that only uses data of others: it serves no flow.
+func ConsumesOnly() *Serving { return &Serving{consumesOnly: true, table: new(routing.Table)} }
+
 func checkPublicURL(text string) error {
 	if text == "" {
 		return nil
@@ -113,6 +117,12 @@ type place struct {
 // place finds what serves a flow. A flow that nothing can serve is refused at its start: the consumer would pay for a
 // token that opens nothing.
 func (s *Serving) place(f *routing.Facts, hasSource bool) (place, error) {
+	if s.consumesOnly {
+		return place{}, &refusal{
+			status: http.StatusBadRequest, outcome: outcomeUnserved, text: textConsumesOnly,
+			detail: "a provider needs public_url, edr_refresh, and edr_auth or edr_proxy",
+		}
+	}
 	p := place{usesSource: hasSource && s.ownBackends}
 	var err error
 	p.route, err = s.table.Route(f)

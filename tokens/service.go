@@ -78,7 +78,8 @@ type Config struct {
 	// DIDMap gives the DID of a counterparty whose id is not a DID (a BPN, for example).
 	DIDMap map[string]string
 
-	PublicURL   string // the endpoint of EDRs, unless a route has its own
+	// PublicURL is the endpoint of EDRs, unless a route has its own. Empty: only flows of such routes can be started.
+	PublicURL   string
 	RefreshPath string // what follows the endpoint in the refresh endpoint of EDRs; default "/token"
 
 	TokenTTL               time.Duration // life of access tokens where renewal can be expected; default 5 min
@@ -178,8 +179,6 @@ func (c *Config) complete() error {
 		return errors.New("did is not a DID")
 	case c.Keys == nil || c.Store == nil || c.Live == nil || c.Resolver == nil:
 		return errors.New("keys, store, live states and resolver are needed")
-	case c.PublicURL == "":
-		return errors.New("public URL is needed")
 	}
 	for _, did := range c.DIDMap {
 		if !isDID(did) {

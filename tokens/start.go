@@ -125,6 +125,9 @@ func (s *Service) newFlow(caller Caller, r *StartRequest) (*Flow, error) {
 }
 
 func (s *Service) checkStart(r *StartRequest) error {
+	if s.c.PublicURL == "" && r.Endpoint == "" {
+		return refuse(CodeUnserved, "no flow is served: there is no public URL")
+	}
 	if !ValidFlowID(r.ProcessID) {
 		return refuse(CodeInvalid, `processId must have 1 to %d printable characters and no "/"`, MaxFlowIDBytes)
 	}

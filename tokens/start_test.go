@@ -238,6 +238,19 @@ func TestStartWithoutTheStore(t *testing.T) {
 	wantCode(t, err, CodeUnavailable)
 }
 
+// TestStartWithoutAPublicURL: a participant that gives no data starts no flow, whoever asks; a route may have its own URL.
+func TestStartWithoutAPublicURL(t *testing.T) {
+	x := newFixture(t, func(c *Config) { c.PublicURL = "" })
+	_, err := x.Start(context.Background(), controlPlane, dpsStart("flow-1"))
+	wantCode(t, err, CodeUnserved)
+	request := dpsStart("flow-2")
+	request.Endpoint = "https://route.provider.example"
+	_, err = x.Start(context.Background(), controlPlane, request)
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 func TestConfigIsChecked(t *testing.T) {
 	for name, change := range map[string]func(*Config){
 		"no participant":       func(c *Config) { c.Participant = "" },
@@ -247,7 +260,6 @@ func TestConfigIsChecked(t *testing.T) {
 		"no store":             func(c *Config) { c.Store = nil },
 		"no live states":       func(c *Config) { c.Live = nil },
 		"no resolver":          func(c *Config) { c.Resolver = nil },
-		"no public URL":        func(c *Config) { c.PublicURL = "" },
 		"map to no DID":        func(c *Config) { c.DIDMap = map[string]string{"BPNL1": "x"} },
 		"negative ttl":         func(c *Config) { c.TokenTTL = -1 },
 		"tiny ttl":             func(c *Config) { c.TokenTTL = time.Millisecond },
