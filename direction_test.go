@@ -24,7 +24,7 @@ const (
 // read a package without those that are not listed with it.
 var mayImport = map[string][]string{
 	"":                {"caddymodule"},
-	"caddymodule":     {"consumer", "signaling", "routing", "oauth", "authserver", "tokens", "did", "policy", "store", "internal"},
+	"caddymodule":     {"consumer", "replica", "signaling", "routing", "oauth", "authserver", "tokens", "did", "policy", "store", "internal"},
 	"signaling":       {"routing", "authserver", "tokens", "internal"},
 	"routing":         {"tokens", "internal"},
 	"authserver":      {"tokens", "internal"},
@@ -33,6 +33,7 @@ var mayImport = map[string][]string{
 	"consumer":        {"authserver", "tokens", "store", "internal"},
 	"did":             {"internal"},           // implements what tokens declares, and does not know it
 	"policy":          {"tokens", "internal"}, // implements what tokens declares
+	"replica":         {"store"},
 	"store":           {},
 	"store/badger":    {"store"},
 	"store/memory":    {"store"},

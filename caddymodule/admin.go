@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/edrgate/edrgate/consumer"
+	"github.com/edrgate/edrgate/replica"
 	"github.com/edrgate/edrgate/store"
 	"github.com/edrgate/edrgate/tokens"
 )
@@ -30,6 +31,7 @@ func init() {
 //	POST /edrgate/flows/{id}/revoke  ends a flow for ever; optional body {"reason": "...", "quiet": true}
 //	GET  /edrgate/edrs?after=&limit=  a page of the EDRs that other companies gave to the participant, without their tokens
 //	POST /edrgate/edrs/{id}/complete ends a transfer in which the participant is the consumer, and has both sides told
+//	POST /edrgate/accept-restore     goes on with a store that has lost writes, where several gateways share one
 //	GET  /edrgate/keys               the signing keys, and how many flows and EDRs need each secret key
 //
 // The query parameter participant says whose flows and keys are meant: ids of flows are unique with one participant only.
@@ -111,6 +113,8 @@ func (o *operator) serve(w http.ResponseWriter, r *http.Request) error {
 		return o.get(w, r, o.status)
 	case len(parts) == 1 && parts[0] == "keys":
 		return o.get(w, r, o.keys)
+	case len(parts) == 1 && parts[0] == "accept-restore":
+		return o.post(w, r, o.acceptRestore)
 	case len(parts) == 1 && parts[0] == "edrs":
 		return o.get(w, r, o.edrsPage)
 	case len(parts) == 3 && parts[0] == "edrs" && parts[2] == "complete":
@@ -199,7 +203,7 @@ type statusView struct {
 	RefreshEndpoint string            `json:"refresh_endpoint"`
 	ControlPlanes   []string          `json:"control_planes"`
 	Store           string            `json:"store"`
-	StoreState      string            `json:"store_state"` // ok, short_of_space or unusable
+	StoreState      string            `json:"store_state"` // ok, short_of_space, unusable, or restored: it waits for accept-restore
 	SigningKeys     []tokens.KeyInfo  `json:"signing_keys"`
 	Routes          map[string]string `json:"routes,omitempty"` // name to public URL
 }
@@ -224,8 +228,28 @@ func (o *operator) status(r *http.Request, _ *tokens.Service) (any, error) {
 		view.StoreState = "short_of_space"
 	case err != nil:
 		view.StoreState = "unusable"
+	case o.app.storeRestored():
+		view.StoreState = "restored"
 	}
 	return view, nil
+}
+
+// acceptView is the answer to accept-restore.
+type acceptView struct {
+	Accepted bool `json:"accepted"` // false: the store is not known to have lost anything
+}
+
+func (o *operator) acceptRestore(r *http.Request, _ *tokens.Service) (any, error) {
+	shared := o.app.shared()
+	if shared == nil {
+		return acceptView{}, nil
+	}
+	accepted, err := replica.Accept(r.Context(), shared.store)
+	if err != nil {
+		return nil, err
+	}
+	o.logger.Info("restored store accepted by the operator", "accepted", accepted)
+	return acceptView{Accepted: accepted}, nil
 }
 
 // keysView is the answer of /edrgate/keys.

@@ -214,7 +214,7 @@ func (a *App) open() error {
 			return p.fault(err)
 		}
 	}
-	eng, err := acquireEngine(a.opener, a.observer, a.logger)
+	eng, err := acquireEngine(a.opener, time.Duration(a.TombstoneTTL), a.observer, a.logger)
 	if err != nil {
 		return fmt.Errorf("opening the store: %w", err)
 	}
@@ -241,6 +241,9 @@ func (a *App) open() error {
 		}
 		p.service.Store(running[i].service)
 		p.warnOfLostKey(eng)
+	}
+	if eng.follows != nil {
+		eng.follows.begin(a.participants)
 	}
 	return nil
 }

@@ -189,7 +189,7 @@ func (a *App) options() map[string]func(*caddyfile.Dispenser) error {
 		"token_ttl":                 positive(&a.TokenTTL),
 		"token_ttl_without_renewal": positive(&a.TokenTTLWithoutRenewal),
 		"refresh_ttl":               duration(&a.RefreshTTL),
-		"unacknowledged_ttl":        a.parseUnacknowledgedTTL,
+		"unacknowledged_ttl":        durationOrOff(&a.UnacknowledgedTTL),
 		"tombstone_ttl":             positive(&a.TombstoneTTL),
 		"clock_skew":                positive(&a.ClockSkew),
 		"resolver":                  a.parseResolver,
@@ -227,20 +227,6 @@ func (s *ParticipantSettings) parsePublicURL(d *caddyfile.Dispenser) error {
 		s.InsecurePublicURL = true
 	}
 	return setOnce(d, "public_url", &s.PublicURL, args[0])
-}
-
-// parseUnacknowledgedTTL keeps 0, which switches the limit off, from being taken for what is not set.
-func (a *App) parseUnacknowledgedTTL(d *caddyfile.Dispenser) error {
-	var value caddy.Duration
-	err := duration(&value)(d)
-	if err != nil {
-		return err
-	}
-	if a.UnacknowledgedTTL != nil && *a.UnacknowledgedTTL != value {
-		return d.Err("unacknowledged_ttl is already set to another value")
-	}
-	a.UnacknowledgedTTL = &value
-	return nil
 }
 
 func (s *ParticipantSettings) parseDIDMap(d *caddyfile.Dispenser) error {
@@ -376,6 +362,23 @@ func namedText(values *map[string]string) func(*caddyfile.Dispenser) error {
 }
 
 // texts is the form of an option with one argument or more, which may be repeated.
+// durationOrOff keeps 0, which switches something off, from being taken for what is not set.
+func durationOrOff(field **caddy.Duration) func(*caddyfile.Dispenser) error {
+	return func(d *caddyfile.Dispenser) error {
+		name := d.Val()
+		var value caddy.Duration
+		err := duration(&value)(d)
+		if err != nil {
+			return err
+		}
+		if *field != nil && **field != value {
+			return d.Errf("%s is already set to another value", name)
+		}
+		*field = &value
+		return nil
+	}
+}
+
 func texts(list *[]string) func(*caddyfile.Dispenser) error {
 	return func(d *caddyfile.Dispenser) error {
 		values := d.RemainingArgs()

@@ -42,7 +42,8 @@ gateway, which holds the store: --address names its listener, for example
 localhost:2019 or unix//run/caddy/admin.sock; --config reads it from the
 config file.`,
 	}
-	cmd.AddCommand(keygenCommand(), inspectCommand(), listCommand(), showCommand(), revokeCommand(), edrsCommand(), completeCommand(), keysCommand())
+	cmd.AddCommand(keygenCommand(), inspectCommand(), listCommand(), showCommand(), revokeCommand(), edrsCommand(), completeCommand(), keysCommand(),
+		acceptRestoreCommand())
 	return cmd
 }
 
@@ -262,6 +263,37 @@ func keysCommand() *cobra.Command {
 				return err
 			}
 			return printJSON(cmd.OutOrStdout(), keys)
+		},
+	}
+	f.register(cmd)
+	return cmd
+}
+
+func acceptRestoreCommand() *cobra.Command {
+	var f adminFlags
+	cmd := &cobra.Command{
+		Use:   "accept-restore",
+		Short: "Goes on with a store that was restored from a backup, where several gateways share one",
+		Long: `
+A gateway that finds its store older than it was ends again what it knows to have
+ended, and lets nobody renew. Say with this command that the writes since the
+backup are lost: renewals go on, and consumers of flows that are gone are told so.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var done acceptView
+			err := f.call(http.MethodPost, adminRoot+"accept-restore", nil, &done)
+			if err != nil {
+				return err
+			}
+			if f.json {
+				return printJSON(cmd.OutOrStdout(), done)
+			}
+			text := "Nothing to accept: the store is not known to have lost anything."
+			if done.Accepted {
+				text = "Accepted. Renewals go on."
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), text)
+			return err
 		},
 	}
 	f.register(cmd)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -47,6 +48,7 @@ type engine struct {
 	options string
 	store   store.Store
 	live    *tokens.Live
+	follows *following // nil: no other gateway has the store
 
 	mu      sync.Mutex
 	signing map[string]tokens.KeyID // by participant: the key that the newest config signs with
@@ -66,7 +68,11 @@ var engines = caddy.NewUsagePool()
 
 // Destruct closes the store. The pool calls it when the last config that used the store is cleaned up.
 func (e *engine) Destruct() error {
-	err := e.store.Close()
+	var err error
+	if e.follows != nil {
+		err = e.follows.close()
+	}
+	err = errors.Join(err, e.store.Close())
 	if err != nil {
 		return fmt.Errorf("closing store %s: %w", e.key, err)
 	}
@@ -92,15 +98,36 @@ func (a *App) loadStore(ctx caddy.Context) (StoreOpener, error) {
 	return opener, nil
 }
 
+// openEngine opens the store of a module. keep is how long endings are remembered where several gateways share it.
+func openEngine(opener StoreOpener, keep time.Duration, metrics *observer, logger *slog.Logger) (*engine, error) {
+	opened, err := opener.OpenStore(metrics, logger)
+	if err != nil {
+		return nil, err
+	}
+	e := &engine{
+		key: storeName(opener), options: opener.StoreOptions(), store: opened, live: tokens.NewLive(),
+		signing: map[string]tokens.KeyID{},
+	}
+	shared, ok := opener.(SharedStore)
+	if !ok {
+		return e, nil
+	}
+	e.follows, err = follow(shared.Replica(), keep, opened, e.live, metrics, logger)
+	if err != nil {
+		return nil, errors.Join(err, opened.Close())
+	}
+	return e, nil
+}
+
 // acquireEngine takes a reference to the store. With an error there is none.
-func acquireEngine(opener StoreOpener, metrics StoreObserver, logger *slog.Logger) (*engine, error) {
+func acquireEngine(opener StoreOpener, keep time.Duration, metrics *observer, logger *slog.Logger) (*engine, error) {
 	key := storeName(opener)
 	value, shared, err := engines.LoadOrNew(key, func() (caddy.Destructor, error) {
-		opened, err := opener.OpenStore(metrics, logger)
+		e, err := openEngine(opener, keep, metrics, logger)
 		if err != nil {
 			return nil, err
 		}
-		return &engine{key: key, options: opener.StoreOptions(), store: opened, live: tokens.NewLive(), signing: map[string]tokens.KeyID{}}, nil
+		return e, nil
 	})
 	if err != nil {
 		return nil, err

@@ -253,15 +253,20 @@ type edr struct {
 // start starts a flow for a consumer.
 func (g *liveGateway) start(flow string, c *didHolder) edr {
 	g.t.Helper()
-	answer := g.post("/dataflows/start", object{
-		"messageId": "start-" + flow, "processId": flow, "participantId": "did:web:provider.example",
-		"counterPartyId": c.did, "datasetId": "asset-1", "agreementId": "agreement-1",
-		"profile": "https://w3id.org/dspace-sig/profile/http-pull",
-	})
+	answer := g.post("/dataflows/start", g.startMessage(flow, c))
 	if answer.status != http.StatusOK {
 		g.t.Fatalf("start: %d %s", answer.status, answer.body)
 	}
 	return g.readEDR(flow, answer.body)
+}
+
+// startMessage is the message that starts a flow for a consumer.
+func (g *liveGateway) startMessage(flow string, c *didHolder) object {
+	return object{
+		"messageId": "start-" + flow, "processId": flow, "participantId": "did:web:provider.example",
+		"counterPartyId": c.did, "datasetId": "asset-1", "agreementId": "agreement-1",
+		"profile": "https://w3id.org/dspace-sig/profile/http-pull",
+	}
 }
 
 // readEDR reads the answer to a start.

@@ -28,7 +28,8 @@ func init() {
 
 // Health answers the probes of an orchestrator. GET /live says that the process serves requests; GET /ready that it can
 // also check tokens: 200, or 503 if the store cannot be used. A store that is short of space is ready, since tokens are
-// still checked and access can still be ended; the answer and the metric edrgate_store_space_state say so.
+// still checked and access can still be ended; the answer and the metric edrgate_store_space_state say so. So is a shared
+// store that cannot be reached, while what is known of it is fresh, and one that was restored.
 //
 // The answers tell nothing about flows, but put the handler on a private listener nevertheless.
 type Health struct {
@@ -78,10 +79,16 @@ func (h *Health) ready(ctx context.Context) (int, healthBody) {
 	defer cancel()
 	err := h.app.storeHealth(ctx)
 	switch {
+	case err == nil && !h.app.knowsPresent(time.Now()):
+		return http.StatusServiceUnavailable, healthBody{Status: "unavailable", Reason: "changes by other gateways are not known"}
+	case err == nil && h.app.storeRestored():
+		return http.StatusOK, healthBody{Status: "degraded", Reason: "store was restored"}
 	case err == nil:
 		return http.StatusOK, healthBody{Status: "ready"}
 	case errors.Is(err, store.ErrFull):
 		return http.StatusOK, healthBody{Status: "degraded", Reason: "store is short of space"}
+	case h.app.shared() != nil && h.app.knowsPresent(time.Now()):
+		return http.StatusOK, healthBody{Status: "degraded", Reason: "store cannot be reached"}
 	}
 	h.app.logger.Warn("not ready", "error", err)
 	return http.StatusServiceUnavailable, healthBody{Status: "unavailable", Reason: "store cannot be used"}
@@ -97,6 +104,28 @@ func (a *App) storeHealth(ctx context.Context) error {
 	opened := a.engine
 	a.mu.Unlock()
 	return opened.store.Health(ctx)
+}
+
+// shared returns the engine if other gateways have its store too, else nil.
+func (a *App) shared() *engine {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.engine == nil || a.engine.follows == nil {
+		return nil
+	}
+	return a.engine
+}
+
+// knowsPresent reports whether data is served: the states of flows are known, as far as other gateways may have changed them.
+func (a *App) knowsPresent(now time.Time) bool {
+	e := a.shared()
+	return e == nil || e.live.IsFresh(now)
+}
+
+// storeRestored reports whether a shared store has lost writes and waits for an operator.
+func (a *App) storeRestored() bool {
+	e := a.shared()
+	return e != nil && e.live.IsRestored()
 }
 
 // configuredApp returns the app. Without the global option there is none, and an app of nothing but defaults would

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -59,6 +60,7 @@ type collectors struct {
 	didFetchTime prometheus.Histogram
 	policy       *policyMetrics
 	consumer     *consumerMetrics
+	replica      *replicaMetrics
 	build        *prometheus.GaugeVec
 }
 
@@ -102,12 +104,13 @@ func newCollectors() *collectors {
 		didFetchTime: histogram("did_fetch_duration_seconds", "How long fetches of DID documents took.", stageBuckets),
 		policy:       newPolicyMetrics(),
 		consumer:     newConsumerMetrics(),
+		replica:      newReplicaMetrics(),
 		build:        gauge("build_info", "Always 1. The labels say what runs.", "version", "go_version"),
 	}
 }
 
 func (c *collectors) all() []prometheus.Collector {
-	return append(append(c.policy.all(), c.consumer.all()...),
+	return append(slices.Concat(c.policy.all(), c.consumer.all(), c.replica.all()),
 		c.issued, c.renewals, c.requests, c.backends, c.signaling, c.signalTime, c.events, c.stages, c.flows, c.orphaned, c.expiring, c.commits,
 		c.commitSize, c.commitTime, c.storeErrors, c.space, c.callbacks, c.owed, c.looks, c.missing, c.didFetches, c.didFetchTime, c.build,
 	)

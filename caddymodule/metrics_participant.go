@@ -104,7 +104,7 @@ func (o *observer) newParticipant(name string) *participantObserver {
 		looks: countersOf(c.looks.MustCurryWith(its), names(controlplane.RegistrationResults())...),
 		events: countersOf(c.events.MustCurryWith(its), tokens.EventRollForward, tokens.EventReuse, tokens.EventReplay, tokens.EventConflict,
 			tokens.EventForeign, tokens.EventOrphan, tokens.EventUnknownEnding, tokens.EventClockJump, tokens.EventPinned, tokens.EventUnused, tokens.EventUntold,
-			tokens.EventUnchecked, tokens.EventDenied),
+			tokens.EventUnchecked, tokens.EventDenied, tokens.EventJournaled, tokens.EventRepeatedEnd),
 		signaling: c.signaling.MustCurryWith(its),
 		flows:     c.flows.MustCurryWith(its),
 		orphaned:  c.orphaned.With(its),

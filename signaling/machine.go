@@ -198,7 +198,10 @@ func (m *machine) end(ctx context.Context, op operation, caller tokens.Caller, m
 	ending, known, err := m.endReceived(ctx, op, caller, msg)
 	if err != nil {
 		// Whose side it is about cannot be told. If it is a flow that we serve, it ends here and now all the same.
-		_, _ = act(ctx, caller, msg)
+		ending, endErr := act(ctx, caller, msg)
+		if endErr == nil && ending.Outcome == tokens.Journaled {
+			return &result{outcome: string(ending.Outcome), warn: true}, nil
+		}
 		return nil, refusalOf(err, false)
 	}
 	if !known {
@@ -210,6 +213,10 @@ func (m *machine) end(ctx context.Context, op operation, caller tokens.Caller, m
 	r := &result{outcome: string(ending.Outcome)}
 	switch ending.Outcome {
 	case tokens.Applied, tokens.Already:
+		return r, nil
+	case tokens.Journaled:
+		// A refusal would be final at the control plane, and what was asked for holds here.
+		r.warn = true
 		return r, nil
 	}
 	if op == opSuspend && msg.Dialect == tokens.DPS {

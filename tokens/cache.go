@@ -2,6 +2,7 @@ package tokens
 
 import (
 	"crypto/sha256"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -58,16 +59,22 @@ func (v *verdicts) get(key *tokenHash) *Access {
 	return e.access
 }
 
-// put remembers a verified token and returns what is remembered: the earlier entry if another request came first.
+// put remembers a verified token and returns what is remembered: the earlier entry if another request came first, unless
+// its flow had to be read again.
 func (v *verdicts) put(key *tokenHash, a *Access) *Access {
 	s := v.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e := s.byKey[*key]; e != nil {
-		return e.access
+	old := s.byKey[*key]
+	if old != nil && !old.access.live.isUnread() {
+		return old.access
 	}
 	e := &verdict{key: *key, access: a}
 	s.byKey[*key] = e
+	if old != nil {
+		s.ring[slices.Index(s.ring, old)] = e
+		return a
+	}
 	if len(s.ring) < s.limit {
 		s.ring = append(s.ring, e)
 		return a

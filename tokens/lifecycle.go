@@ -23,6 +23,8 @@ const (
 	EventUntold        = "untold"         // a flow ended by the gateway whose control plane cannot be told
 	EventUnchecked     = "unchecked"      // a flow started although the policy could not tell: it opens nothing yet
 	EventDenied        = "denied"         // a flow ended since the policy denies it
+	EventJournaled     = "journaled"      // an ending that the store did not take, effective here and kept in the journal
+	EventRepeatedEnd   = "repeated_end"   // a flow ended once more, in a store that had lost its end
 )
 
 // Suspend blocks a flow until it is resumed. Tokens stay what they are; none of them opens anything meanwhile. A flow
@@ -54,11 +56,16 @@ func (s *Service) RevokeQuietly(ctx context.Context, processID, reason string) (
 }
 
 func (s *Service) revoke(ctx context.Context, processID, reason string, op operation) (Ending, error) {
+	caller := Caller("")
 	f, err := s.flow(ctx, processID)
-	if err != nil {
+	switch {
+	case err == nil:
+		caller = Caller(s.owner(f))
+	case CodeOf(err) != CodeUnavailable:
 		return Ending{}, err
 	}
-	return s.end(ctx, Caller(s.owner(f)), Message{ProcessID: processID, Reason: reason}, op)
+	// A store that cannot be reached must not keep the operator from ending the access here.
+	return s.end(ctx, caller, Message{ProcessID: processID, Reason: reason}, op)
 }
 
 // end carries out a suspension or an ending. It takes effect here before it is durable, and also if it cannot be made
@@ -67,7 +74,7 @@ func (s *Service) end(ctx context.Context, caller Caller, m Message, op operatio
 	if !ValidFlowID(m.ProcessID) {
 		return Ending{}, refuse(CodeInvalid, `flow id must have 1 to %d printable characters and no "/"`, MaxFlowIDBytes)
 	}
-	p := &pin{caller: caller, op: op, message: m}
+	p := &pin{caller: caller, op: op, message: m, at: s.c.Now().UTC().Truncate(time.Second)}
 	if op.state.Ended() {
 		// Whatever the record says, the flow is over. A suspension waits for the record, which tells a late repeat.
 		s.hold(p, false)
@@ -77,6 +84,10 @@ func (s *Service) end(ctx context.Context, caller Caller, m Message, op operatio
 		return ending, nil
 	}
 	if s.hold(p, true) {
+		if s.journal(p) {
+			s.c.Logger.Error("flow ended here and in the journal, since the store did not record it", "flow", m.ProcessID, "operation", op.name, "error", err)
+			return Ending{Outcome: Journaled}, nil
+		}
 		s.c.Observer.Event(EventPinned)
 		s.c.Logger.Error("flow ended in memory only, since the store did not record it", "flow", m.ProcessID, "operation", op.name, "error", err)
 	}
@@ -85,7 +96,7 @@ func (s *Service) end(ctx context.Context, caller Caller, m Message, op operatio
 
 // hold puts a pin into effect, and reports whether it is kept.
 func (s *Service) hold(p *pin, refused bool) bool {
-	return s.c.Live.pin(s.keyOf(p), p, refused, func(owner string) bool { return s.mayEnd(p.caller, owner) })
+	return s.c.Live.pin(s.keyOf(p), p, refused, func(owner string) bool { return s.applies(p, owner) })
 }
 
 func (s *Service) keyOf(p *pin) string { return flowKey(s.c.Participant, p.message.ProcessID) }
@@ -101,7 +112,7 @@ func (s *Service) applyPin(f *Flow) {
 // pinOf returns the suspension or ending of a flow that is in effect here and not recorded yet, or nil.
 func (s *Service) pinOf(f *Flow) *pin {
 	p := s.c.Live.pinned(f.key())
-	if p == nil || !s.mayEnd(p.caller, f.ControlPlane) {
+	if p == nil || !s.applies(p, f.ControlPlane) {
 		return nil
 	}
 	return p
@@ -188,7 +199,7 @@ func (s *Service) buriedUntil(f *Flow, now time.Time) time.Time {
 
 // endingOf decides what a request to suspend or end comes to, given the present state.
 func (s *Service) endingOf(p *pin, f *Flow) Outcome {
-	if !s.mayEnd(p.caller, f.ControlPlane) {
+	if !s.applies(p, f.ControlPlane) {
 		return NotOwned
 	}
 	if f.State.Ended() {
@@ -210,7 +221,9 @@ func (s *Service) endingOf(p *pin, f *Flow) Outcome {
 	// store did not take, when it is tried again after a resume has lifted it.
 	used, seen := f.seen(p.message.MessageID)
 	lifted := p.refused && s.c.Live.pinned(f.key()) != p
-	if lifted || seen && used == p.op.name {
+	// One that waited in a journal is overtaken by what was done at another gateway since.
+	overtaken := p.refused && f.Changed.After(p.at)
+	if lifted || overtaken || seen && used == p.op.name {
 		return Already
 	}
 	if f.State != Started {
@@ -387,6 +400,9 @@ func (s *Service) presentName(name string) string {
 	}
 	return name
 }
+
+// applies reports whether a pin concerns the flows of an owner. What the gateway ends by itself may be anybody's.
+func (s *Service) applies(p *pin, owner string) bool { return p.op.own || s.mayEnd(p.caller, owner) }
 
 // mayEnd reports whether the caller may suspend or end the flows of an owner: its own, and those of a name that is no
 // longer configured, which nobody else could ever end.

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 	"weak"
 )
 
@@ -15,6 +16,8 @@ import (
 type Live struct {
 	seed   maphash.Seed
 	shards [liveShards]liveShard
+
+	replica // what several gateways over one store need
 
 	mu       sync.Mutex // guards what follows, by participant
 	owed     map[string]*OwedReports
@@ -48,7 +51,8 @@ type pin struct {
 	caller  Caller
 	op      operation
 	message Message
-	refused bool // the store did not take it, so that it waits for another try; set once
+	at      time.Time // when it was asked for
+	refused bool      // the store did not take it, so that it waits for another try; set once
 }
 
 // NewLive returns an empty set of states.
@@ -184,13 +188,13 @@ func (s *liveShard) release(key string, f *liveFlow) {
 
 // bind names the owner of a flow, and puts a pin that waits for it into effect if it applies to that owner. Both happen
 // under the lock: a pin that comes or goes while a record is read must be neither missed nor kept.
-func (l *Live) bind(key string, f *liveFlow, owner string, applies func(Caller) bool) {
+func (l *Live) bind(key string, f *liveFlow, owner string, applies func(*pin) bool) {
 	s := l.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f.owner.Store(&owner)
 	p := s.pins[key]
-	if p != nil && applies(p.caller) {
+	if p != nil && applies(p) {
 		f.pinned.Store(&p.op.state)
 	}
 }
@@ -270,6 +274,7 @@ const stateBits = 4
 
 var stateCodes = map[State]uint64{
 	Preparing: 1, Prepared: 2, Starting: 3, Started: 4, Suspended: 5, Completed: 6, Terminated: 7, unchecked: 8,
+	unread: 9,
 }
 
 var stateNames = func() [1 << stateBits]State {

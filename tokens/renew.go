@@ -77,6 +77,10 @@ func (s *Service) flowOfProof(ctx context.Context, proof *authentication) (*Flow
 	if err != nil {
 		return nil, &Error{Code: CodeProofToken, cause: err}
 	}
+	if s.c.Live.IsRestored() {
+		// Generations may have been lost, and whole flows: a refusal would be final for the consumer.
+		return nil, unavailable(errRestored, "flow %s", claims.Flow)
+	}
 	start := s.c.Now()
 	f, err := s.flow(ctx, claims.Flow)
 	s.c.Observer.Stage("renew", "store", s.c.Now().Sub(start))

@@ -39,6 +39,7 @@ func (s *Service) Run(ctx context.Context) {
 	beside.Go(func() { s.keepCounting(ctx) })
 	beside.Go(func() { s.keepRechecking(ctx) })
 	defer beside.Wait()
+	s.retryPins(ctx) // what a process before has left in the journal
 	watch := newClockWatch(s.c.Now, s.c.Elapsed)
 	sweep := time.NewTicker(sweepEvery)
 	defer sweep.Stop()
@@ -124,6 +125,8 @@ func (s *Service) record(ctx context.Context, m mark) {
 // retryPins gives the store the endings that it did not take before. What a later message has lifted or replaced
 // meanwhile is left alone.
 func (s *Service) retryPins(ctx context.Context) {
+	settle := s.c.Live.settling()
+	defer settle(s.c.Logger)
 	failures := 0
 	for key, p := range s.c.Live.waiting() {
 		if key != s.keyOf(p) || s.c.Live.pinned(key) != p {

@@ -314,4 +314,5 @@ const (
 	Unknown    Outcome = "unknown"    // no such flow; an ending left a tombstone
 	NotOwned   Outcome = "foreign"    // the flow of another configured control plane, unchanged
 	Unrecorded Outcome = "unrecorded" // unknown, and short of space: no tombstone was left
+	Journaled  Outcome = "journaled"  // effective here and durable on this machine; the store gets it when it can be reached
 )

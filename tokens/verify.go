@@ -111,6 +111,8 @@ func (a *Access) Live() error {
 		return &Error{Code: CodeFlowEnded, Dialect: a.flow.Dialect, TokenID: a.id}
 	case unchecked:
 		return errUnchecked(a.flow, a.id)
+	case unread:
+		return unavailable(errStale, "flow %s", a.flow.ID)
 	}
 	return &Error{Code: CodeFlowNotStarted, Dialect: a.flow.Dialect, TokenID: a.id}
 }
@@ -126,7 +128,7 @@ func (a *Access) String() string { return a.flow.ID }
 func (s *Service) Verify(ctx context.Context, token string, at Request, site *Site) (*Access, error) {
 	hash := hashOf(token)
 	a := s.verdicts.get(&hash)
-	if a == nil {
+	if a == nil || a.live.isUnread() {
 		var err error
 		a, err = s.admit(ctx, token, &hash)
 		if err != nil {
@@ -137,6 +139,10 @@ func (s *Service) Verify(ctx context.Context, token string, at Request, site *Si
 	// RFC 7519 §4.1.4: not on or after the expiry. No leeway: the clock is the one that set it.
 	if now.Unix() >= a.expires {
 		return nil, &Error{Code: CodeTokenExpired, Dialect: a.flow.Dialect, TokenID: a.id}
+	}
+	if !s.c.Live.IsFresh(now) && !a.live.state().Ended() {
+		// Another gateway may have suspended or ended the flow: nobody can tell (docs/decisions: replicas).
+		return nil, unavailable(errStale, "flow %s", a.flow.ID)
 	}
 	err := a.Live()
 	if err != nil {
@@ -172,23 +178,11 @@ func (s *Service) admit(ctx context.Context, token string, hash *tokenHash) (*Ac
 	if err != nil {
 		return nil, err
 	}
-	key := flowKey(s.c.Participant, claims.Flow)
-	live := s.c.Live.enter(key)
-	start = s.c.Now()
-	record, err := s.c.Store.Get(ctx, flowKind, key)
-	s.c.Observer.Stage("verify", "store", s.c.Now().Sub(start))
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, &Error{Code: CodeFlowUnknown, TokenID: claims.ID}
-	}
+	f, live, err := s.look(ctx, claims)
 	if err != nil {
-		return nil, unavailable(err, "reading flow %s", claims.Flow)
+		return nil, err
 	}
-	f, err := decodeFlow(record.Data)
-	if err != nil {
-		return nil, unavailable(err, "flow %s", claims.Flow)
-	}
-	live.advance(record.Version, f.effective())
-	s.c.Live.bind(key, live, f.ControlPlane, func(c Caller) bool { return s.mayEnd(c, f.ControlPlane) })
+	s.c.Live.bind(f.key(), live, f.ControlPlane, func(p *pin) bool { return s.applies(p, f.ControlPlane) })
 	if !f.Used.IsZero() {
 		live.marked.Store(true)
 	}
@@ -209,6 +203,37 @@ func (s *Service) admit(ctx context.Context, token string, hash *tokenHash) (*Ac
 		return nil, unavailable(err, "endpoint of flow %s", f.ID)
 	}
 	return s.verdicts.put(hash, a), nil
+}
+
+// look reads the flow that a token names and enters its present state.
+func (s *Service) look(ctx context.Context, claims *accessClaims) (*Flow, *liveFlow, error) {
+	key := flowKey(s.c.Participant, claims.Flow)
+	for {
+		live := s.c.Live.enter(key)
+		start := s.c.Now()
+		record, err := s.c.Store.Get(ctx, flowKind, key)
+		s.c.Observer.Stage("verify", "store", s.c.Now().Sub(start))
+		if errors.Is(err, store.ErrNotFound) && s.c.Live.IsRestored() {
+			return nil, nil, unavailable(errRestored, "flow %s", claims.Flow)
+		}
+		if errors.Is(err, store.ErrNotFound) {
+			return nil, nil, &Error{Code: CodeFlowUnknown, TokenID: claims.ID}
+		}
+		if err != nil {
+			return nil, nil, unavailable(err, "reading flow %s", claims.Flow)
+		}
+		f, err := decodeFlow(record.Data)
+		if err != nil {
+			return nil, nil, unavailable(err, "flow %s", claims.Flow)
+		}
+		if !f.State.Ended() && live.ended() {
+			// It has ended since, or a new flow of the same id was started at another gateway.
+			s.c.Live.leave(key)
+			continue
+		}
+		live.advance(record.Version, f.effective())
+		return f, live, nil
+	}
 }
 
 func (a *Access) bindEndpoint(endpoint string) error {

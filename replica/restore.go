@@ -1,0 +1,106 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/edrgate/edrgate/store"
+)
+
+// A restored store is marked by one record, so that every gateway over it knows, also one that starts later.
+const (
+	restoreKind    = "restore"
+	restoreID      = "store"
+	restorePending = "pending"
+	restoreDone    = "accepted"
+)
+
+// restored handles a store that has lost writes: it was restored from a backup, or a standby took over that did not have
+// all of them. Nothing is fresh until what had ended has ended again, and nobody renews until an operator has said that
+// the lost writes are lost. Whatever fails is done again by the next look.
+func (f *Follower) restored(ctx context.Context) error {
+	f.c.Memory.Fresh(time.Time{})
+	f.hold(true)
+	f.c.Logger.Error("the store has lost writes: renewals wait until an operator accepts that it was restored",
+		"seen", f.state.last.Seq, "endings", f.state.len())
+	last, err := f.end(ctx) // what is written from here on is read afterwards
+	if err != nil {
+		return err
+	}
+	err = f.mark(ctx, restorePending)
+	if err != nil {
+		f.c.Observer.FollowError("restore")
+		return fmt.Errorf("marking the restored store: %w", err)
+	}
+	for _, e := range f.state.endings() {
+		err := f.c.Repeater.EndAgain(ctx, e)
+		if err != nil {
+			f.c.Observer.FollowError("restore")
+			return fmt.Errorf("ending record %s again: %w", e.ID, err)
+		}
+	}
+	f.c.Memory.Reread()
+	f.state.at(last)
+	return nil
+}
+
+// hold passes on whether a restored store waits for an operator.
+func (f *Follower) hold(pending bool) {
+	f.c.Memory.Restored(pending)
+	f.c.Observer.Rollback(pending)
+}
+
+// pending reports whether the store is marked as restored.
+func (f *Follower) pending(ctx context.Context) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, tailTimeout)
+	defer cancel()
+	r, err := f.c.Store.Get(ctx, restoreKind, restoreID)
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("reading whether the store was restored: %w", err)
+	}
+	return string(r.Data) == restorePending, nil
+}
+
+// mark writes the record, and an entry of the log from which the other gateways learn of it.
+func (f *Follower) mark(ctx context.Context, as string) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*tailTimeout)
+	defer cancel()
+	return markRestore(ctx, f.c.Store, as)
+}
+
+// Accept says that an operator knows that the store has lost writes, so that renewals go on. It reports whether there was
+// anything to accept.
+func Accept(ctx context.Context, s store.Store) (bool, error) {
+	r, err := s.Get(ctx, restoreKind, restoreID)
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil || string(r.Data) != restorePending {
+		return false, err
+	}
+	return true, markRestore(ctx, s, restoreDone)
+}
+
+func markRestore(ctx context.Context, s store.Store, as string) error {
+	for {
+		_, err := s.Update(ctx, restoreKind, restoreID, func(old store.Record) (store.Edit, error) {
+			if string(old.Data) == as {
+				return store.Edit{}, store.ErrKeep
+			}
+			return store.Edit{Data: []byte(as), Event: as}, nil
+		})
+		if !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		// A creation has no entry in the log, so the record is made first and marked then.
+		_, err = s.Create(ctx, store.Record{Kind: restoreKind, ID: restoreID})
+		if err != nil && !errors.Is(err, store.ErrExists) {
+			return err
+		}
+	}
+}

@@ -1,0 +1,164 @@
+package tokens
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/edrgate/edrgate/store"
+)
+
+// unread is the state of an entry whose flow must be read again before anything is decided about it. It is no state of a
+// record.
+const unread State = "UNREAD"
+
+var (
+	errStale    = errors.New("what other gateways have changed is not known")
+	errRestored = errors.New("the store was restored, and no operator has accepted that yet")
+)
+
+// replica is what a process knows of the other gateways over its store (docs/decisions: replicas). The zero value is that
+// there are none: what is in memory is always fresh.
+type replica struct {
+	until    atomic.Pointer[time.Time] // when the states here stop being fresh; nil: never
+	restored atomic.Bool
+	log      atomic.Pointer[Journal]
+}
+
+// Fresh says until when the states here count as the present ones. The zero time: they do not.
+func (l *Live) Fresh(until time.Time) { l.until.Store(&until) }
+
+// FreshForEver says that the states here count as the present ones however long the store was not seen.
+func (l *Live) FreshForEver() { l.until.Store(nil) }
+
+// IsFresh reports whether the states here count as the present ones.
+func (l *Live) IsFresh(now time.Time) bool {
+	until := l.until.Load()
+	return until == nil || now.Before(*until)
+}
+
+// Restored says whether the store has lost writes and no operator has accepted that yet. Meanwhile nobody renews, and a
+// flow that is not known may be one of those that were lost.
+func (l *Live) Restored(pending bool) { l.replica.restored.Store(pending) }
+
+// IsRestored reports what Restored was told last.
+func (l *Live) IsRestored() bool { return l.replica.restored.Load() }
+
+// Changed tells of a change of a flow that may have been made by another gateway. Changes may arrive twice and in any
+// order: only a newer version counts.
+func (l *Live) Changed(e store.Entry) {
+	if e.Kind != flowKind {
+		return
+	}
+	state := State(e.Event)
+	if _, known := stateCodes[state]; !known {
+		state = unread // of a later release: the record says what it is
+	}
+	if state.Ended() {
+		l.advance(e.ID, e.Version, state)
+		return
+	}
+	l.saw(e.ID, e.Version, state)
+}
+
+// Ended reports whether a change is the end of a flow.
+func (l *Live) Ended(e store.Entry) bool { return e.Kind == flowKind && State(e.Event).Ended() }
+
+// Reread forgets the states of all flows: each is read again when one of its tokens is next used. Endings that wait to be
+// recorded stay in effect.
+func (l *Live) Reread() {
+	for i := range l.shards {
+		s := &l.shards[i]
+		s.mu.Lock()
+		for key, pointer := range s.flows {
+			if f := pointer.Value(); f != nil {
+				f.word.Store(unreadWord)
+			}
+			delete(s.flows, key)
+		}
+		s.mu.Unlock()
+	}
+}
+
+// unreadWord has the greatest version, so that nothing supersedes it: the entry has been left.
+var unreadWord = ^uint64(1<<stateBits-1) | stateCodes[unread]
+
+// isUnread reports whether the flow must be read again. What else the entry says is not to be relied on then.
+func (f *liveFlow) isUnread() bool { return f.word.Load()&(1<<stateBits-1) == stateCodes[unread] }
+
+// ended reports whether the record was seen ended.
+func (f *liveFlow) ended() bool { return stateNames[f.word.Load()&(1<<stateBits-1)].Ended() }
+
+// opRepeatedEnd and opRepeatedCompletion are endings that a restored store has lost. Their control planes know of them.
+var (
+	opRepeatedEnd        = operation{name: "terminate", state: Terminated, own: true}
+	opRepeatedCompletion = operation{name: "completed", state: Completed, own: true}
+)
+
+// UnservedError is returned by EndAgain for a flow of a participant whose service does not run in this process.
+type UnservedError struct{ Participant string }
+
+// Error implements error.
+func (e *UnservedError) Error() string {
+	return fmt.Sprintf("no service of participant %q runs", e.Participant)
+}
+
+// EndAgain ends a flow once more, in a store that has lost that it had ended. One of which the store knows already is left
+// alone.
+func (l *Live) EndAgain(ctx context.Context, e store.Entry) error {
+	participant, id, ok := strings.Cut(e.ID, "/")
+	if !ok || !l.Ended(e) {
+		return nil
+	}
+	s := l.newest(participant)
+	if s == nil {
+		return &UnservedError{Participant: participant}
+	}
+	op := opRepeatedEnd
+	if State(e.Event) == Completed {
+		op = opRepeatedCompletion
+	}
+	return s.endAgain(ctx, id, op)
+}
+
+func (s *Service) endAgain(ctx context.Context, id string, op operation) error {
+	caller := Caller("")
+	f, err := s.flow(ctx, id)
+	switch {
+	case CodeOf(err) == CodeFlowUnknown:
+	case err != nil:
+		return err
+	case f.State.Ended() && s.c.Live.pinned(f.key()) == nil:
+		return nil
+	default:
+		caller = Caller(s.owner(f))
+	}
+	p := &pin{
+		caller: caller, op: op, at: s.c.Now().UTC().Truncate(time.Second),
+		message: Message{ProcessID: id, Reason: "ended before the store was restored"},
+	}
+	s.hold(p, true)
+	ending, err := s.carryOut(ctx, p)
+	if err != nil {
+		return unavailable(err, "%s of flow %s is not recorded", op.name, id)
+	}
+	if ending.Outcome == Applied || ending.Outcome == Unknown {
+		s.c.Observer.Event(EventRepeatedEnd)
+		s.c.Logger.Warn("flow ended once more, since the store had lost its end", "flow", id, "operation", op.name)
+	}
+	return nil
+}
+
+// newest returns the service that runs for a participant, the newest if there are several; nil if there is none.
+func (l *Live) newest(participant string) *Service {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	running := l.running[participant]
+	if len(running) == 0 {
+		return nil
+	}
+	return running[len(running)-1]
+}

@@ -1,0 +1,435 @@
+package tokens
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/edrgate/edrgate/internal/testkit"
+	"github.com/edrgate/edrgate/store"
+)
+
+// gateways are two processes over one store.
+func gateways(t *testing.T) (here *fixture, there *Service) {
+	t.Helper()
+	here = newFixture(t)
+	there = here.other(func(c *Config) { c.Live = NewLive() })
+	return here, there
+}
+
+// follow hands the whole log to a process, as its follower does.
+func follow(t *testing.T, s *Service) {
+	t.Helper()
+	entries, err := s.c.Store.Tail(t.Context(), 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		s.c.Live.Changed(e)
+	}
+}
+
+// codeOf is the code of an error, empty for none.
+func codeOf(err error) Code {
+	if err == nil {
+		return ""
+	}
+	return CodeOf(err)
+}
+
+func verifyAt(s *Service, token Secret) error {
+	_, err := s.Verify(context.Background(), token.Reveal(), atEndpoint, anySite)
+	return err
+}
+
+func TestChangesOfAnotherGatewayAreSeen(t *testing.T) {
+	x, there := gateways(t)
+	token := x.start(dpsStart("flow-1")).AccessToken
+	for _, step := range []struct {
+		name   string
+		change func() error
+		want   Code
+	}{
+		{"suspend", func() error { _, err := x.Suspend(t.Context(), controlPlane, x.message("flow-1", "m1")); return err }, CodeFlowSuspended},
+		{"resume", func() error { _, err := x.Resume(t.Context(), controlPlane, x.message("flow-1", "m2")); return err }, ""},
+		{"terminate", func() error { _, err := x.Terminate(t.Context(), controlPlane, x.message("flow-1", "m3")); return err }, CodeFlowEnded},
+	} {
+		before := codeOf(verifyAt(there, token))
+		err := step.change()
+		if err != nil {
+			t.Fatal(step.name, err)
+		}
+		if after := codeOf(verifyAt(there, token)); after != before {
+			t.Fatalf("%s: the other gateway knows before it has followed: %q", step.name, after)
+		}
+		follow(t, there)
+		follow(t, there) // entries may come twice
+		if after := codeOf(verifyAt(there, token)); after != step.want {
+			t.Fatalf("%s: %q, want %q", step.name, after, step.want)
+		}
+	}
+}
+
+func TestStaleStatesServeNothing(t *testing.T) {
+	x := newFixture(t)
+	served := x.start(dpsStart("served")).AccessToken
+	ended := x.start(dpsStart("ended")).AccessToken
+	suspended := x.start(dpsStart("suspended")).AccessToken
+	for _, token := range []Secret{served, ended, suspended} {
+		err := x.verify(token)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	x.must(x.Terminate(t.Context(), controlPlane, x.message("ended", "m1")))
+	x.must(x.Suspend(t.Context(), controlPlane, x.message("suspended", "m1")))
+	x.config.Live.Fresh(x.clock.Now().Add(10 * time.Second))
+	check := func(name string, token Secret, want Code) {
+		t.Helper()
+		if code := codeOf(x.verify(token)); code != want {
+			t.Errorf("%s: %q, want %q", name, code, want)
+		}
+	}
+	x.clock.Advance(10*time.Second - time.Nanosecond)
+	check("fresh", served, "")
+	check("fresh, suspended", suspended, CodeFlowSuspended)
+	x.clock.Advance(time.Nanosecond)
+	check("stale", served, CodeUnavailable)
+	check("stale, suspended", suspended, CodeUnavailable) // it may have been resumed
+	check("stale, ended", ended, CodeFlowEnded)           // that cannot have changed
+	x.config.Live.Fresh(x.clock.Now().Add(time.Second))
+	check("fresh again", served, "")
+	x.config.Live.FreshForEver()
+	x.clock.Advance(time.Minute)
+	check("for ever", served, "")
+}
+
+func TestUnreadStatesAreReadAgain(t *testing.T) {
+	x, there := gateways(t)
+	token := x.start(dpsStart("flow-1")).AccessToken
+	err := verifyAt(there, token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.must(x.Suspend(t.Context(), controlPlane, x.message("flow-1", "m1")))
+	there.c.Live.Reread() // its follower has come too late for the entry
+	wantCode(t, verifyAt(there, token), CodeFlowSuspended)
+	_, err = x.Resume(t.Context(), controlPlane, x.message("flow-1", "m2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	follow(t, there)
+	for range 2 { // what is remembered then is the new entry
+		err = verifyAt(there, token)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	remembered := 0
+	for i := range there.verdicts.shards {
+		remembered += len(there.verdicts.shards[i].ring)
+	}
+	if remembered != 1 {
+		t.Errorf("%d tokens remembered, want 1", remembered)
+	}
+}
+
+// Requests read again, change and verify at the same time: none sees a flow as not started because of that.
+func TestReadingAgainRacesNothing(t *testing.T) {
+	x := newFixture(t)
+	token := x.start(dpsStart("flow-1")).AccessToken
+	var group sync.WaitGroup
+	for range 4 {
+		group.Go(func() {
+			for range 300 {
+				err := x.verify(token)
+				if err != nil && CodeOf(err) != CodeUnavailable {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	group.Go(func() {
+		for range 300 {
+			x.config.Live.Reread()
+		}
+	})
+	group.Wait()
+}
+
+// A new flow whose id had an earlier one begins at version 1 again, at another gateway.
+func TestLaterFlowOfTheSameIDLivesAtAnotherGateway(t *testing.T) {
+	x, there := gateways(t)
+	old := x.start(dpsStart("flow-1")).AccessToken
+	err := verifyAt(there, old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.must(x.Suspend(t.Context(), controlPlane, x.message("flow-1", "m0")))
+	x.must(x.Terminate(t.Context(), controlPlane, x.message("flow-1", "m1")))
+	follow(t, there)
+	x.clock.Advance(DefaultTombstoneTTL + time.Hour)
+	x.sweep(t.Context())
+	again := dpsStart("flow-1")
+	again.MessageID = "again"
+	token := x.start(again).AccessToken
+	err = verifyAt(there, token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, verifyAt(there, old), CodeTokenExpired)
+}
+
+func TestRestoredStoreRefusesNoRenewal(t *testing.T) {
+	x := newFixture(t)
+	edr := x.start(dpsStart("flow-1"))
+	renew := func() error {
+		_, err := x.Renew(t.Context(), RenewRequest{
+			RefreshToken: edr.RefreshToken.Reveal(), Proof: x.wallet.Proof(providerDID, edr.AccessToken.Reveal(), x.clock.Now()),
+		})
+		return err
+	}
+	lost := x.other(func(c *Config) { c.Store, c.Live = memoryStore(x), NewLive() })
+	lost.c.Live.Restored(true)
+	wantCode(t, verifyAt(lost, edr.AccessToken), CodeUnavailable)
+	_, err := lost.Renew(t.Context(), RenewRequest{
+		RefreshToken: edr.RefreshToken.Reveal(), Proof: x.wallet.Proof(providerDID, edr.AccessToken.Reveal(), x.clock.Now()),
+	})
+	wantCode(t, err, CodeUnavailable)
+	lost.c.Live.Restored(false)
+	wantCode(t, verifyAt(lost, edr.AccessToken), CodeFlowUnknown)
+
+	x.config.Live.Restored(true)
+	wantCode(t, renew(), CodeUnavailable)
+	err = x.verify(edr.AccessToken)
+	if err != nil {
+		t.Errorf("what the store knows is served: %v", err)
+	}
+	x.config.Live.Restored(false)
+	err = renew()
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func TestEndAgain(t *testing.T) {
+	x := newFixture(t)
+	live := x.config.Live
+	live.begin(x.Service)
+	defer live.end(x.Service)
+	token := x.start(dpsStart("flow-1")).AccessToken
+	for _, e := range []store.Entry{
+		{Kind: flowKind, ID: "default/flow-1", Version: 7, Event: "TERMINATED"},
+		{Kind: flowKind, ID: "default/flow-1", Version: 7, Event: "TERMINATED"}, // again
+		{Kind: flowKind, ID: "default/lost", Version: 3, Event: "COMPLETED"},
+		{Kind: "other", ID: "default/flow-2", Event: "TERMINATED"},
+	} {
+		err := live.EndAgain(t.Context(), e)
+		if err != nil {
+			t.Fatal(e, err)
+		}
+	}
+	var unserved *UnservedError
+	err := live.EndAgain(t.Context(), store.Entry{Kind: flowKind, ID: "another/flow-1", Event: "COMPLETED"})
+	if !errors.As(err, &unserved) || unserved.Participant != "another" {
+		t.Errorf("%v, of a participant that is not served", err)
+	}
+	wantCode(t, x.verify(token), CodeFlowEnded)
+	f, err := x.Flow(t.Context(), "lost")
+	if err != nil || f.State != Completed || !f.Tombstone() {
+		t.Errorf("%+v, %v: a flow that the store has lost has a tombstone", f, err)
+	}
+	if n := x.observer.count(EventRepeatedEnd); n != 2 {
+		t.Errorf("%d endings repeated, want 2", n)
+	}
+}
+
+// fakeJournal is a Journal in memory.
+type fakeJournal struct {
+	mu      sync.Mutex
+	entries []json.RawMessage
+	made    uint64
+	full    bool
+}
+
+func (j *fakeJournal) Append(entry json.RawMessage) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.full {
+		return errors.New("no room")
+	}
+	j.entries = append(j.entries, entry)
+	j.made++
+	return nil
+}
+
+func (j *fakeJournal) Mark() uint64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.made
+}
+
+func (j *fakeJournal) Discard(mark uint64) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.made == mark {
+		j.entries = nil
+	}
+	return nil
+}
+
+func (j *fakeJournal) Empty() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return len(j.entries) == 0
+}
+
+// What the store does not take is acknowledged, in effect, and recorded by the process after a crash.
+func TestJournaledEndingOutlivesTheProcess(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		end  func(*Service, Message) (Ending, error)
+		want State
+	}{
+		{"suspend", func(s *Service, m Message) (Ending, error) { return s.Suspend(context.Background(), controlPlane, m) }, Suspended},
+		{"terminate", func(s *Service, m Message) (Ending, error) { return s.Terminate(context.Background(), controlPlane, m) }, Terminated},
+		{"completed", func(s *Service, m Message) (Ending, error) { return s.Complete(context.Background(), controlPlane, m) }, Completed},
+		{"revoke", func(s *Service, m Message) (Ending, error) { return s.Revoke(context.Background(), m.ProcessID, "") }, Terminated},
+		{"revoke", func(s *Service, m Message) (Ending, error) {
+			return s.RevokeQuietly(context.Background(), m.ProcessID, "")
+		}, Terminated},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			x := newFixture(t)
+			journal := new(fakeJournal)
+			x.config.Live.KeepIn(journal)
+			token := x.start(dpsStart("flow-1")).AccessToken
+			err := x.verify(token)
+			if err != nil {
+				t.Fatal(err)
+			}
+			x.store.fail(errBroken, errBroken)
+			ending, err := test.end(x.Service, x.message("flow-1", "m1"))
+			if err != nil || ending.Outcome != Journaled {
+				t.Fatalf("%+v, %v", ending, err)
+			}
+			if x.verify(token) == nil {
+				t.Error("it is not in effect")
+			}
+
+			after := x.other(func(c *Config) { c.Live = NewLive() })
+			for _, entry := range journal.entries {
+				err := after.c.Live.Recover(entry)
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			after.c.Live.KeepIn(journal)
+			if verifyAt(after, token) == nil {
+				t.Error("it is not in effect after a restart, before the store has it")
+			}
+			x.store.fail(nil, errBroken)
+			if verifyAt(after, token) == nil {
+				t.Error("it is not in effect when the store can be read again")
+			}
+			after.retryPins(t.Context())
+			if journal.Empty() {
+				t.Error("the journal was emptied before the store had everything")
+			}
+			x.store.fail(nil, nil)
+			after.retryPins(t.Context())
+			if !journal.Empty() {
+				t.Error("the journal is not emptied")
+			}
+			f, err := after.Flow(t.Context(), "flow-1")
+			if err != nil || f.State != test.want {
+				t.Errorf("%v, %v, want %s", f, err, test.want)
+			}
+		})
+	}
+}
+
+func TestJournaledEndingAppliesToItsCallersFlowsOnly(t *testing.T) {
+	x := newFixture(t, func(c *Config) { c.ControlPlanes = append(c.ControlPlanes, "another") })
+	journal := new(fakeJournal)
+	x.config.Live.KeepIn(journal)
+	token := x.start(dpsStart("flow-1")).AccessToken
+	x.store.fail(nil, errBroken)
+	_, _ = x.Terminate(t.Context(), "another", x.message("flow-1", "m1"))
+	x.store.fail(nil, nil)
+	after := x.other(func(c *Config) { c.Live = NewLive() })
+	for _, entry := range journal.entries {
+		err := after.c.Live.Recover(entry)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := verifyAt(after, token)
+	if err != nil {
+		t.Errorf("in effect for a flow of another control plane: %v", err)
+	}
+	after.retryPins(t.Context())
+	err = verifyAt(after, token)
+	if err != nil {
+		t.Errorf("recorded for a flow of another control plane: %v", err)
+	}
+}
+
+// A suspend that waited in a journal while the flow was resumed elsewhere comes too late. An ending never does.
+func TestJournaledSuspendIsOvertakenByAResume(t *testing.T) {
+	x, there := gateways(t)
+	journal := new(fakeJournal)
+	x.config.Live.KeepIn(journal)
+	token := x.start(dpsStart("flow-1")).AccessToken
+	x.store.fail(nil, errBroken)
+	ending, err := x.Suspend(t.Context(), controlPlane, x.message("flow-1", "m1"))
+	if err != nil || ending.Outcome != Journaled {
+		t.Fatalf("%+v, %v", ending, err)
+	}
+	x.store.fail(nil, nil)
+	x.clock.Advance(2 * time.Second)
+	x.must(there.Suspend(t.Context(), controlPlane, x.message("flow-1", "m2")))
+	_, err = there.Resume(t.Context(), controlPlane, x.message("flow-1", "m3"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.retryPins(t.Context())
+	follow(t, x.Service)
+	err = x.verify(token)
+	if err != nil {
+		t.Errorf("the resume is undone: %v", err)
+	}
+	if !journal.Empty() {
+		t.Error("the suspend is still in the journal")
+	}
+}
+
+func TestJournalThatTakesNothing(t *testing.T) {
+	x := newFixture(t)
+	x.config.Live.KeepIn(&fakeJournal{full: true})
+	token := x.start(dpsStart("flow-1")).AccessToken
+	x.store.fail(nil, errBroken)
+	_, err := x.Terminate(t.Context(), controlPlane, x.message("flow-1", "m1"))
+	wantCode(t, err, CodeUnavailable)
+	if x.verify(token) == nil {
+		t.Error("it is not in effect here")
+	}
+}
+
+func FuzzRecover(f *testing.F) {
+	f.Add([]byte(`{"participant":"default","caller":"cp","operation":"terminate","process":"flow-1","at":"2026-01-01T00:00:00Z"}`))
+	f.Add([]byte(`{"operation":"suspend"}`))
+	f.Add([]byte(`[]`))
+	clock := testkit.NewClock()
+	f.Fuzz(func(t *testing.T, entry []byte) {
+		live := NewLive()
+		err := live.Recover(entry)
+		if waiting := len(live.waiting()); err == nil && waiting != 1 || err != nil && waiting != 0 {
+			t.Errorf("%d wait, error %v at %s", waiting, err, clock.Now())
+		}
+	})
+}
