@@ -31,7 +31,7 @@ func TestAddresses(t *testing.T) {
 		}
 	}
 	for _, public := range []string{
-		"", "data.example", "//data.example", "ftp://data.example", "https://", "https://u:p@data.example",
+		"data.example", "//data.example", "ftp://data.example", "https://", "https://u:p@data.example",
 		"https://data.example/a//b", "https://data.example/%2e%2e/x", "https://data.example/?", "https://data.example#x",
 		"http://data.example", "http://localhost.example", "http://10.0.0.1", "https://data.example/\x00",
 	} {
@@ -40,7 +40,11 @@ func TestAddresses(t *testing.T) {
 			t.Errorf("%q was accepted", public)
 		}
 	}
-	_, err := newAddresses("http://data.example", "/token", true)
+	none, err := newAddresses("", "/token", false)
+	if err != nil || none.refreshEndpoint() != "" || len(none.renewals)+len(none.keySets) != 0 {
+		t.Errorf("of a participant that gives no data: %+v, %v", none, err)
+	}
+	_, err = newAddresses("http://data.example", "/token", true)
 	if err != nil {
 		t.Errorf("insecure: %v", err)
 	}

@@ -63,15 +63,18 @@ func TestConsumerAloneGivesNoData(t *testing.T) {
 		want         string // empty: good
 	}{
 		"edr_auth": {
-			g.consumerOnly(), object{"data": g.site("data", object{"handler": "edr_auth", "any_dataset": true})},
+			g.consumerOnly(),
+			object{"data": g.site("data", object{"handler": "edr_auth", "any_dataset": true})},
 			"edr_auth serves data, and the participant has no public_url: add `public_url <url>`",
 		},
 		"edr_proxy": {
-			g.consumerOnly(), object{"data": g.site("data", object{"handler": "edr_proxy", "backends": []string{"a:80"}})},
+			g.consumerOnly(),
+			object{"data": g.site("data", object{"handler": "edr_proxy", "backends": []string{"a:80"}})},
 			"edr_proxy serves data, and the participant has no public_url: add `public_url <url>`",
 		},
 		"edr_refresh": {
-			g.consumerOnly(), object{"data": g.site("data", object{"handler": "edr_refresh"})},
+			g.consumerOnly(),
+			object{"data": g.site("data", object{"handler": "edr_refresh"})},
 			"edr_refresh serves data, and the participant has no public_url: add `public_url <url>`",
 		},
 		"a route": {

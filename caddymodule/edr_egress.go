@@ -32,7 +32,7 @@ func init() {
 
 // Egress sends the requests of local clients to other companies' data planes, with the tokens of the EDRs that a
 // participant was given. It renews a token that has expired, and one that the data plane refuses, and sends the request
-// again. Requests and answers stream.
+// again. Requests and answers stream, through Caddy's own proxy.
 //
 //	/{transfer process id}/…                   goes below the endpoint of the transfer's EDR
 //	/-/…?asset=<id>[&provider=<id>]            goes to the only EDR of an asset; both parameters are not sent on

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/edrgate/edrgate/consumer"
@@ -175,6 +176,8 @@ func TestEgressStreams(t *testing.T) {
 	w.got("tp-1", "asset-1", 300)
 	for path, sum := range map[string]string{"/chunked": "1", "/sized": ""} {
 		release = make(chan struct{})
+		goOn := sync.OnceFunc(func() { close(release) })
+		t.Cleanup(goOn)
 		response, err := w.client("egress").Get("http://localhost/tp-1" + path)
 		if err != nil {
 			t.Fatal(err)
@@ -182,7 +185,7 @@ func TestEgressStreams(t *testing.T) {
 		defer response.Body.Close()
 		first := make([]byte, 5)
 		_, err = io.ReadFull(response.Body, first)
-		close(release)
+		goOn()
 		if err != nil || string(first) != "first" {
 			t.Errorf("%s: %q %v", path, first, err)
 		}

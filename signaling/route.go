@@ -36,12 +36,12 @@ type Site struct {
 
 // Serving is what the configuration can do with a flow. It is immutable.
 type Serving struct {
-	consumesOnly bool
-	table       *routing.Table
-	routes      map[string]Route // by name
-	ownBackends bool
-	any         siteRule
-	datasets    map[string]siteRule
+	consumesOnly bool // the participant is no provider
+	table        *routing.Table
+	routes       map[string]Route // by name
+	ownBackends  bool
+	any          siteRule
+	datasets     map[string]siteRule
 }
 
 type siteRule struct {
