@@ -12,11 +12,11 @@ import (
 
 // Create implements store.Store.
 func (s *Store) Create(ctx context.Context, r store.Record) (store.Record, error) {
-	err := s.calls.begin(ctx)
+	err := s.calls.Begin(ctx)
 	if err != nil {
 		return store.Record{}, err
 	}
-	defer s.calls.end()
+	defer s.calls.End()
 	err = store.CheckRecord(r)
 	if err != nil {
 		return store.Record{}, err
@@ -61,11 +61,11 @@ func (s *Store) Create(ctx context.Context, r store.Record) (store.Record, error
 // Update implements store.Store. The closure runs in the goroutine of whoever leads the group; a panic of it is thrown
 // in the caller's.
 func (s *Store) Update(ctx context.Context, kind, id string, edit func(store.Record) (store.Edit, error)) (store.Record, error) {
-	err := s.calls.begin(ctx)
+	err := s.calls.Begin(ctx)
 	if err != nil {
 		return store.Record{}, err
 	}
-	defer s.calls.end()
+	defer s.calls.End()
 	err = store.CheckKey(kind, id)
 	if err != nil {
 		return store.Record{}, err

@@ -1,0 +1,125 @@
+package postgres
+
+import "strings"
+
+// statements are what a store says to the database, with the tables of its schema. Each is one transaction. They name the
+// schema and do not set a search path, which a pooler would not keep.
+type statements struct {
+	health, get, list, listLabel, tail         string
+	create, remove, update, report, sweep, trim string
+}
+
+// fromHere begins each read. It gives one row at least, that says whether the server is a standby: an answer of one must
+// never be taken for the truth, also where a pooler has chosen the server.
+const fromHere = `SELECT pg_catalog.pg_is_in_recovery(), `
+
+const recordColumns = `r.kind, r.id, r.birth, r.version, r.labels, r.expires, r.data`
+
+func statementsFor(schema string) statements {
+	in := func(sql string) string { return strings.ReplaceAll(sql, "{schema}", schema) }
+	return statements{
+		health: fromHere + `pg_catalog.current_setting('transaction_read_only') = 'on'`,
+
+		get: in(fromHere + recordColumns + `
+			FROM (SELECT) AS always LEFT JOIN {schema}.record r ON r.kind = $1 AND r.id = $2`),
+
+		// $3 is the time: what has expired by then is not there.
+		list: in(fromHere + recordColumns + `
+			FROM (SELECT) AS always LEFT JOIN LATERAL (
+				SELECT * FROM {schema}.record
+				WHERE kind = $1 AND id > $2 AND (expires IS NULL OR expires > $3)
+				ORDER BY id LIMIT $4
+			) r ON true ORDER BY r.id`),
+
+		listLabel: in(fromHere + recordColumns + `
+			FROM (SELECT) AS always LEFT JOIN LATERAL (
+				SELECT held.* FROM {schema}.record_label l JOIN {schema}.record held ON held.kind = l.kind AND held.id = l.id
+				WHERE l.kind = $1 AND l.digest = sha256($5::bytea || '\x00'::bytea || $6::bytea) AND l.id > $2
+					AND (held.expires IS NULL OR held.expires > $3)
+				ORDER BY l.id LIMIT $4
+			) r ON true ORDER BY r.id`),
+
+		// One snapshot of the position and the entries.
+		tail: in(fromHere + `p.trimmed, e.seq, e.kind, e.id, e.version, e.event, e.at
+			FROM {schema}.log_position p LEFT JOIN LATERAL (
+				SELECT * FROM {schema}.log_entry WHERE seq > $1 ORDER BY seq LIMIT $2
+			) e ON true ORDER BY e.seq`),
+
+		create: in(`
+			WITH written AS (
+				INSERT INTO {schema}.record (kind, id, birth, version, labels, expires, data)
+				VALUES ($1, $2, $3, 1, $4, $5, $6)
+				ON CONFLICT (kind, id) DO NOTHING
+				RETURNING kind, id, labels
+			), labelled AS (
+				INSERT INTO {schema}.record_label (kind, digest, id) ` + digestsOf("written") + `
+			)
+			SELECT count(*) FROM written`),
+
+		// Takes an expired record away, so that another can be created in its place.
+		remove: in(`
+			WITH gone AS (
+				DELETE FROM {schema}.record
+				WHERE kind = $1 AND id = $2 AND birth = $3 AND version = $4 AND expires <= $5
+				RETURNING kind, id, labels
+			), unlabelled AS (` + withoutLabels("gone") + `)
+			SELECT count(*) FROM gone`),
+
+		// The compare-and-swap.
+		update: in(`
+			UPDATE {schema}.record SET version = version + 1, expires = $5, data = $6
+			WHERE kind = $1 AND id = $2 AND birth = $3 AND version = $4`),
+
+		// The compare-and-swap with an entry in the log. The position is locked only when the record was changed.
+		report: in(`
+			WITH changed AS (
+				UPDATE {schema}.record SET version = version + 1, expires = $5, data = $6
+				WHERE kind = $1 AND id = $2 AND birth = $3 AND version = $4
+				RETURNING kind, id, version
+			), counted AS (
+				UPDATE {schema}.log_position p SET last = p.last + 1 FROM changed
+				RETURNING p.last
+			)
+			INSERT INTO {schema}.log_entry (seq, kind, id, version, event, at)
+			SELECT counted.last, changed.kind, changed.id, changed.version, $7, $8 FROM changed, counted`),
+
+		// What others hold is left for the next time: gateways sweep side by side.
+		sweep: in(`
+			WITH due AS (
+				SELECT kind, id FROM {schema}.record WHERE expires < $1
+				ORDER BY expires LIMIT $2 FOR UPDATE SKIP LOCKED
+			), gone AS (
+				DELETE FROM {schema}.record r USING due WHERE r.kind = due.kind AND r.id = due.id
+				RETURNING r.kind, r.id, r.labels
+			), unlabelled AS (` + withoutLabels("gone") + `)
+			SELECT count(*) FROM gone`),
+
+		// From the oldest entry on, up to the first that is to be kept; never the newest.
+		trim: in(`
+			WITH oldest AS (
+				SELECT seq, at FROM {schema}.log_entry ORDER BY seq LIMIT $2
+			), gone AS (
+				DELETE FROM {schema}.log_entry e USING oldest
+				WHERE e.seq = oldest.seq
+					AND e.seq < (SELECT last FROM {schema}.log_position)
+					AND e.seq < coalesce((SELECT min(seq) FROM oldest WHERE at >= $1), e.seq + 1)
+				RETURNING e.seq
+			), moved AS (
+				UPDATE {schema}.log_position p SET trimmed = greatest(p.trimmed, g.seq)
+				FROM (SELECT max(seq) AS seq FROM gone HAVING count(*) > 0) g
+			)
+			SELECT count(*) FROM gone`),
+	}
+}
+
+// digestsOf selects the rows of record_label for the records in a table expression.
+func digestsOf(from string) string {
+	return `SELECT x.kind, sha256(x.labels[i] || '\x00'::bytea || x.labels[i + 1]), x.id
+		FROM ` + from + ` x, generate_series(1, cardinality(x.labels), 2) AS i`
+}
+
+// withoutLabels deletes the rows of record_label for the records in a table expression.
+func withoutLabels(from string) string {
+	return `DELETE FROM {schema}.record_label l USING (` + digestsOf(from) + `) AS d (kind, digest, id)
+		WHERE l.kind = d.kind AND l.digest = d.digest AND l.id = d.id`
+}
