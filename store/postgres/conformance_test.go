@@ -45,3 +45,9 @@ func TestConformanceThroughPooler(t *testing.T) {
 	})
 }
 
+func TestShared(t *testing.T) {
+	storetest.RunShared(t, func(t *testing.T, clock func() time.Time) (store.Store, store.Store) {
+		schema := newSchema(t)
+		return open(t, Options{Schema: schema, Clock: clock}), open(t, Options{Schema: schema, Clock: clock})
+	})
+}

@@ -110,14 +110,11 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	pool, err := pgxpool.NewWithConfig(context.WithoutCancel(ctx), o.pool())
+	pool, err := newPool(ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", o.DSN, err)
 	}
-	s := &Store{
-		pool: pool, sql: statementsFor(o.Schema), timeout: o.Timeout, clock: o.Clock, log: o.Logger, observer: o.Observer,
-		calls: calls.New(), turns: newTurns(),
-	}
+	s := newStore(pool, o)
 	checking, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
 	err = checkSchema(checking, pool, o.Schema)
@@ -132,6 +129,13 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	s.stop = stop
 	s.reports.Go(func() { s.report(reporting) })
 	return s, nil
+}
+
+func newStore(pool *pgxpool.Pool, o Options) *Store {
+	return &Store{
+		pool: pool, sql: statementsFor(o.Schema), timeout: o.Timeout, clock: o.Clock, log: o.Logger, observer: o.Observer,
+		calls: calls.New(), turns: newTurns(),
+	}
 }
 
 // Close implements store.Store. It waits at most 10 s for running calls; each of them ends by its timeout.
@@ -196,8 +200,8 @@ func (o Options) complete() (Options, error) {
 	return o, nil
 }
 
-// pool returns the configuration of the connections.
-func (o Options) pool() *pgxpool.Config {
+// newPool makes the connections. It opens none yet.
+func newPool(ctx context.Context, o Options) (*pgxpool.Pool, error) {
 	c := o.DSN.pool.Copy()
 	c.MaxConns = int32(o.MaxConnections)
 	c.MaxConnIdleTime = 5 * time.Minute
@@ -213,7 +217,7 @@ func (o Options) pool() *pgxpool.Config {
 		}
 	}
 	forPoolers(c.ConnConfig)
-	return c
+	return pgxpool.NewWithConfig(context.WithoutCancel(ctx), c)
 }
 
 // forPoolers has a connection keep nothing in its session, so that a pooler may give each transaction another one:

@@ -1,11 +1,16 @@
 package postgres
 
-import "strings"
+import (
+	"strconv"
+	"strings"
+
+	"github.com/edrgate/edrgate/store"
+)
 
 // statements are what a store says to the database, with the tables of its schema. Each is one transaction. They name the
 // schema and do not set a search path, which a pooler would not keep.
 type statements struct {
-	health, get, list, listLabel, tail         string
+	health, get, list, listLabel, tail          string
 	create, remove, update, report, sweep, trim string
 }
 
@@ -112,14 +117,17 @@ func statementsFor(schema string) statements {
 	}
 }
 
-// digestsOf selects the rows of record_label for the records in a table expression.
+// digestsOf selects the rows of record_label for the records in a table expression. The limit tells the planner that they
+// are few, so that it looks for each in the index.
 func digestsOf(from string) string {
-	return `SELECT x.kind, sha256(x.labels[i] || '\x00'::bytea || x.labels[i + 1]), x.id
-		FROM ` + from + ` x, generate_series(1, cardinality(x.labels), 2) AS i`
+	return `SELECT x.kind, d.digest, x.id FROM ` + from + ` x CROSS JOIN LATERAL (
+			SELECT sha256(x.labels[i] || '\x00'::bytea || x.labels[i + 1]) AS digest
+			FROM generate_series(1, cardinality(x.labels), 2) AS i LIMIT ` + strconv.Itoa(store.MaxLabels) + `
+		) d`
 }
 
 // withoutLabels deletes the rows of record_label for the records in a table expression.
 func withoutLabels(from string) string {
-	return `DELETE FROM {schema}.record_label l USING (` + digestsOf(from) + `) AS d (kind, digest, id)
+	return `DELETE FROM {schema}.record_label l USING (` + digestsOf(from) + `) d
 		WHERE l.kind = d.kind AND l.digest = d.digest AND l.id = d.id`
 }
