@@ -34,8 +34,10 @@ var mayImport = map[string][]string{
 	"did":             {"internal"},           // implements what tokens declares, and does not know it
 	"policy":          {"tokens", "internal"}, // implements what tokens declares
 	"store":           {},
-	"store/badger":    {"store"},
+	"store/badger":    {"store", "store/calls"},
+	"store/calls":     {"store"},
 	"store/memory":    {"store"},
+	"store/postgres":  {"store", "store/calls"},
 	"store/storetest": {"store", "internal"},
 	"internal":        {"internal"},
 	"integration":     {"internal"}, // knows the gateway by its sockets only
@@ -88,6 +90,10 @@ func TestStoresImportTheirEngineOnly(t *testing.T) {
 		"store/memory":    nil,
 		"store/storetest": nil,
 		"store/badger":    {"github.com/dgraph-io/badger/v4", "golang.org/x/sys"},
+		"store/calls":     nil,
+		"store/postgres":  {"github.com/jackc/pgx/v5"},
+
+		"store/postgres/pgtest": nil, // a PostgreSQL server for tests
 	}
 	for _, p := range packages(t) {
 		path := below(p.ImportPath)

@@ -113,3 +113,10 @@ func address(host string, port uint16) string {
 	}
 	return host + ":" + strconv.Itoa(int(port))
 }
+
+// WithPassword returns the same DSN with another password.
+func (d *DSN) WithPassword(password string) *DSN {
+	pool := d.pool.Copy()
+	pool.ConnConfig.Password = password
+	return &DSN{pool: pool}
+}
