@@ -37,8 +37,9 @@ var mayImport = map[string][]string{
 	"store/badger":    {"store", "store/calls"},
 	"store/calls":     {"store"},
 	"store/memory":    {"store"},
+	"store/move":      {"store"},
 	"store/postgres":  {"store", "store/calls"},
-	"store/storetest": {"store", "internal"},
+	"store/storetest": {"store", "store/move", "internal"},
 	"internal":        {"internal"},
 	"integration":     {"internal"}, // knows the gateway by its sockets only
 	"examples":        {"internal"},
@@ -88,6 +89,7 @@ func TestStoresImportTheirEngineOnly(t *testing.T) {
 	engines := map[string][]string{
 		"store":           nil,
 		"store/memory":    nil,
+		"store/move":      nil,
 		"store/storetest": nil,
 		"store/badger":    {"github.com/dgraph-io/badger/v4", "golang.org/x/sys"},
 		"store/calls":     nil,

@@ -224,3 +224,64 @@ func TestPostgresAway(t *testing.T) {
 	scraped.wantCount(g, 16, "edrgate_store_connections", "state", "limit")
 	g.canaries.check(t, "the database", d.data(t))
 }
+
+// A gateway moves from its directory to PostgreSQL, and back, and its consumers notice nothing.
+func TestPostgresCopy(t *testing.T) {
+	d := newDatabase(t)
+	hosts, weather := newDIDHost(t), newBackend(t, "weather")
+	g := d.gateway(t, config{app: "token_ttl 1h", site: serves("weather", weather)})
+	inDatabase := g.config.store
+	d.migrate(t, g)
+	g.config.store = ""
+	g.start()
+	p := planes[0]
+	kept := newParty(g, p, hosts, "kept", "weather")
+	ended := newParty(g, p, hosts, "ended", "weather")
+	kept.edr = renew(g, kept.wallet, kept.edr)
+	p.terminate(g, ended.terms.flow).want(t, p.done())
+
+	database := []string{"--path", g.config.storePath, "--dsn", d.dsn("edrgate"), "--password", "{file." + g.path("keys", "runtime") + "}"}
+	run := func(more ...string) (string, error) {
+		stdout, stderr, err := g.cli(append(append([]string{"edr", "copy"}, database...), more...)...)
+		return stdout + stderr, err
+	}
+	said, err := run("--from", "badger", "--to", "postgres")
+	if err == nil || !strings.Contains(said, "another process has it open") {
+		t.Errorf("copy beside a running gateway: %v: %s", err, said)
+	}
+	g.stop()
+	const counts = "  2 flow\n  1 log entries\n"
+	said, err = run("--from", "badger", "--to", "postgres", "--dry-run")
+	if err != nil || said != "would copy\n"+counts {
+		t.Errorf("dry run: %v: %s", err, said)
+	}
+	said, err = run("--from", "badger", "--to", "postgres")
+	if err != nil || said != "copied, and found the same in both:\n"+counts {
+		t.Fatalf("copy: %v: %s", err, said)
+	}
+	said, err = run("--from", "badger", "--to", "postgres")
+	if err == nil || !strings.Contains(said, "the target is not empty") {
+		t.Errorf("a second copy: %v: %s", err, said)
+	}
+
+	check := func() {
+		t.Helper()
+		g.start()
+		wantData(t, g, "/berlin", kept.edr.access, "data of weather")
+		kept.edr = renew(g, kept.wallet, kept.edr)
+		wantRefusal(t, g.get("/berlin", ended.edr.access), "terminated", p.refused(), "")
+		g.stop()
+	}
+	g.config.store = inDatabase
+	check()
+	err = os.RemoveAll(g.config.storePath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	said, err = run("--from", "postgres", "--to", "badger")
+	if err != nil {
+		t.Fatalf("copy back: %v: %s", err, said)
+	}
+	g.config.store = ""
+	check()
+}

@@ -43,13 +43,7 @@ func (s *Store) Create(ctx context.Context, r store.Record) (store.Record, error
 		if found {
 			b.remove(old)
 		}
-		for name, v := range r.Labels {
-			b.set(labelKey(r.Kind, name, v, r.ID), nil)
-		}
-		if !r.Expires.IsZero() {
-			b.set(expiryKey(r.Expires, r.Kind, r.ID), nil)
-		}
-		b.set(recordKey(r.Kind, r.ID), value)
+		b.add(r, value)
 		return nil
 	})
 	if err != nil {
@@ -149,6 +143,17 @@ func (b *batch) report(r store.Record, event string) error {
 	}))
 	b.set(logKey, encodePosition(p))
 	return nil
+}
+
+// add writes r, whose stored form is value, and what points to it.
+func (b *batch) add(r store.Record, value []byte) {
+	for name, value := range r.Labels {
+		b.set(labelKey(r.Kind, name, value, r.ID), nil)
+	}
+	if !r.Expires.IsZero() {
+		b.set(expiryKey(r.Expires, r.Kind, r.ID), nil)
+	}
+	b.set(recordKey(r.Kind, r.ID), value)
 }
 
 // remove deletes r and what points to it.

@@ -12,6 +12,7 @@ import (
 type statements struct {
 	health, get, list, listLabel, tail          string
 	create, remove, update, report, sweep, trim string
+	export, include, includeEntry               string // see move.go
 }
 
 // fromHere begins each read. It gives one row at least, that says whether the server is a standby: an answer of one must
@@ -50,16 +51,7 @@ func statementsFor(schema string) statements {
 				SELECT * FROM {schema}.log_entry WHERE seq > $1 ORDER BY seq LIMIT $2
 			) e ON true ORDER BY e.seq`),
 
-		create: in(`
-			WITH written AS (
-				INSERT INTO {schema}.record (kind, id, birth, version, labels, expires, data)
-				VALUES ($1, $2, $3, 1, $4, $5, $6)
-				ON CONFLICT (kind, id) DO NOTHING
-				RETURNING kind, id, labels
-			), labelled AS (
-				INSERT INTO {schema}.record_label (kind, digest, id) ` + digestsOf("written") + `
-			)
-			SELECT count(*) FROM written`),
+		create: in(creation("1")),
 
 		// Takes an expired record away, so that another can be created in its place.
 		remove: in(`
@@ -114,7 +106,38 @@ func statementsFor(schema string) statements {
 				FROM (SELECT max(seq) AS seq FROM gone HAVING count(*) > 0) g
 			)
 			SELECT count(*) FROM gone`),
+
+		export: in(fromHere + recordColumns + `
+			FROM (SELECT) AS always LEFT JOIN LATERAL (
+				SELECT * FROM {schema}.record WHERE (kind, id) > ($1, $2) ORDER BY kind, id LIMIT $3
+			) r ON true ORDER BY r.kind, r.id`),
+
+		include: in(creation("$7")),
+
+		// The first entry of a log that never had one may have any number.
+		includeEntry: in(`
+			WITH counted AS (
+				UPDATE {schema}.log_position SET last = $1, trimmed = CASE WHEN last = 0 THEN $1 - 1 ELSE trimmed END
+				WHERE last = $1 - 1 OR last = 0
+				RETURNING last
+			)
+			INSERT INTO {schema}.log_entry (seq, kind, id, version, event, at)
+			SELECT last, $2, $3, $4, $5, $6 FROM counted`),
 	}
+}
+
+// creation inserts a record with a version, and its labels, and counts it; 0: there is one already.
+func creation(version string) string {
+	return `
+		WITH written AS (
+			INSERT INTO {schema}.record (kind, id, birth, version, labels, expires, data)
+			VALUES ($1, $2, $3, ` + version + `, $4, $5, $6)
+			ON CONFLICT (kind, id) DO NOTHING
+			RETURNING kind, id, labels
+		), labelled AS (
+			INSERT INTO {schema}.record_label (kind, digest, id) ` + digestsOf("written") + `
+		)
+		SELECT count(*) FROM written`
 }
 
 // digestsOf selects the rows of record_label for the records in a table expression. The limit tells the planner that they
