@@ -6,7 +6,7 @@ TOOL = go tool -modfile=tools/go.mod
 FUZZTIME = 30s
 BENCHTIME = 1s
 
-.PHONY: all build build-pinned modules pins run test fuzz lint golden integration interop bench clean
+.PHONY: all build build-pinned modules pins run test fuzz lint golden integration interop postgres bench bench-postgres clean
 
 all: lint test build
 
@@ -50,6 +50,8 @@ lint:
 	$(TOOL) staticcheck ./...
 	go vet -tags interop ./integration/edc
 	$(TOOL) staticcheck -tags interop ./integration/edc
+	go vet -tags postgres ./store/postgres/... ./integration
+	$(TOOL) staticcheck -tags postgres ./store/postgres/... ./integration
 	@! grep -rnE '\.Skip(f|Now)?\(|testing\.Short\(' --include='*_test.go' . || { echo "no test is skipped here"; false; }
 
 # Writes what the golden files expect. Read the difference before you commit it.
@@ -66,6 +68,19 @@ interop:
 	@./integration/edc/requirements.sh java maven go bash cc
 	@$(MAKE) build
 	go test -race -tags interop -count=1 -v -timeout 15m ./integration/edc
+
+# The store in PostgreSQL and the gateway over it, with a server of their own: needs PostgreSQL's server and PgBouncer,
+# which root on Debian gets by this.
+postgres:
+	@./store/postgres/pgtest/requirements.sh
+	@$(MAKE) build
+	go test -race -tags postgres -count=1 -timeout 15m ./store/postgres/...
+	go test -race -tags postgres -count=1 -timeout 15m -run '^TestPostgres' ./integration
+
+# How much of what PostgreSQL can do is left after the store.
+bench-postgres:
+	@./store/postgres/pgtest/requirements.sh
+	go test -tags postgres -run '^$$' -bench . -benchtime $(BENCHTIME) ./store/postgres
 
 bench:
 	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...

@@ -35,9 +35,12 @@ var mayImport = map[string][]string{
 	"policy":          {"tokens", "internal"}, // implements what tokens declares
 	"replica":         {"store"},
 	"store":           {},
-	"store/badger":    {"store"},
+	"store/badger":    {"store", "store/calls"},
+	"store/calls":     {"store"},
 	"store/memory":    {"store"},
-	"store/storetest": {"store", "internal"},
+	"store/move":      {"store"},
+	"store/postgres":  {"store", "store/calls"},
+	"store/storetest": {"store", "store/move", "internal"},
 	"internal":        {"internal"},
 	"integration":     {"internal"}, // knows the gateway by its sockets only
 	"examples":        {"internal"},
@@ -87,8 +90,13 @@ func TestStoresImportTheirEngineOnly(t *testing.T) {
 	engines := map[string][]string{
 		"store":           nil,
 		"store/memory":    nil,
+		"store/move":      nil,
 		"store/storetest": nil,
 		"store/badger":    {"github.com/dgraph-io/badger/v4", "golang.org/x/sys"},
+		"store/calls":     nil,
+		"store/postgres":  {"github.com/jackc/pgx/v5"},
+
+		"store/postgres/pgtest": nil, // a PostgreSQL server for tests
 	}
 	for _, p := range packages(t) {
 		path := below(p.ImportPath)

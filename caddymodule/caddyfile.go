@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -282,6 +283,21 @@ func text(field *string) func(*caddyfile.Dispenser) error {
 			return d.ArgErr()
 		}
 		return setOnce(d, name, field, value)
+	}
+}
+
+func count(field *int) func(*caddyfile.Dispenser) error {
+	return func(d *caddyfile.Dispenser) error {
+		name := d.Val()
+		var value string
+		if !d.AllArgs(&value) {
+			return d.ArgErr()
+		}
+		parsed, err := strconv.Atoi(value)
+		if err != nil || parsed < 1 {
+			return d.Errf("%s: %q is not a number from 1 on", name, value)
+		}
+		return setOnce(d, name, field, parsed)
 	}
 }
 

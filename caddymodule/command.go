@@ -37,13 +37,14 @@ func edrCommand() *cobra.Command {
 		Use:   "edr",
 		Short: "Makes keys, reads tokens and manages the flows and EDRs of a running gateway",
 		Long: `
-keygen and inspect work offline. The others ask the admin API of the running
-gateway, which holds the store: --address names its listener, for example
-localhost:2019 or unix//run/caddy/admin.sock; --config reads it from the
-config file.`,
+keygen and inspect work offline, migrate-schema with the database of a
+PostgreSQL store, copy with the stores of stopped gateways. The others ask the
+admin API of the running gateway, which holds the store: --address names its
+listener, for example localhost:2019 or unix//run/caddy/admin.sock; --config
+reads it from the config file.`,
 	}
 	cmd.AddCommand(keygenCommand(), inspectCommand(), listCommand(), showCommand(), revokeCommand(), edrsCommand(), completeCommand(), keysCommand(),
-		acceptRestoreCommand())
+		acceptRestoreCommand(), migrateCommand(), copyCommand())
 	return cmd
 }
 

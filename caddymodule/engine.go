@@ -12,6 +12,7 @@ import (
 
 	"github.com/edrgate/edrgate/store"
 	"github.com/edrgate/edrgate/store/badger"
+	"github.com/edrgate/edrgate/store/postgres"
 	"github.com/edrgate/edrgate/tokens"
 )
 
@@ -39,7 +40,10 @@ type StoreOpener interface {
 }
 
 // StoreObserver is told what a store does, for metrics.
-type StoreObserver = badger.Observer
+type StoreObserver interface {
+	badger.Observer
+	postgres.Observer
+}
 
 // engine is what all running configs over one store share: the store itself and what is known of its flows' states.
 // A suspension under a new config must stop requests that run under the old one, so the states cannot belong to one.

@@ -51,6 +51,8 @@ type collectors struct {
 	commitSize   prometheus.Histogram
 	commitTime   prometheus.Histogram
 	storeErrors  *prometheus.CounterVec
+	storeCalls   *prometheus.HistogramVec
+	connections  *prometheus.GaugeVec
 	space        *prometheus.GaugeVec
 	callbacks    *prometheus.CounterVec
 	owed         *prometheus.GaugeVec
@@ -95,6 +97,8 @@ func newCollectors() *collectors {
 		commitSize:   histogram("store_commit_writes", "Writes that shared one commit.", []float64{1, 2, 4, 8, 16, 32, 64, 128, 256}),
 		commitTime:   histogram("store_commit_duration_seconds", "Time from the first edit of a commit until it was durable.", stageBuckets),
 		storeErrors:  counter("store_errors_total", "Errors of the store's engine or disk.", "in"),
+		storeCalls:   histograms("store_call_duration_seconds", "How long a call of a store in a database took.", "operation"),
+		connections:  gauge("store_connections", "Connections of this gateway to its database: in use, idle, and at most.", "state"),
 		space:        gauge("store_space_state", "State of the free-space guard: 1 for the one that holds.", "state"),
 		callbacks:    counter("callbacks_total", "Attempts to tell a control plane that the gateway ended a flow by itself, that one has started, or that a transfer is prepared or completed.", participantLabel, "event", "result"),
 		owed:         gauge("callbacks_owed", "What a control plane has still to be told, by event. Over replicas take the maximum.", participantLabel, "event"),
@@ -112,7 +116,7 @@ func newCollectors() *collectors {
 func (c *collectors) all() []prometheus.Collector {
 	return append(slices.Concat(c.policy.all(), c.consumer.all(), c.replica.all()),
 		c.issued, c.renewals, c.requests, c.backends, c.signaling, c.signalTime, c.events, c.stages, c.flows, c.orphaned, c.expiring, c.commits,
-		c.commitSize, c.commitTime, c.storeErrors, c.space, c.callbacks, c.owed, c.looks, c.missing, c.didFetches, c.didFetchTime, c.build,
+		c.commitSize, c.commitTime, c.storeErrors, c.storeCalls, c.connections, c.space, c.callbacks, c.owed, c.looks, c.missing, c.didFetches, c.didFetchTime, c.build,
 	)
 }
 
@@ -163,6 +167,8 @@ type observer struct {
 	collectors *collectors
 
 	storeErrors counters[string]
+	storeCalls  map[string]prometheus.Observer
+	otherCall   prometheus.Observer
 	didFetches  counters[string]
 	stages      map[stageKey]prometheus.Observer
 	otherStage  prometheus.Observer
@@ -175,12 +181,18 @@ type observer struct {
 func newObserver(c *collectors) *observer {
 	o := &observer{
 		collectors:   c,
-		storeErrors:  countersOf(c.storeErrors, "commit", "read", "space", "reserve"),
+		storeErrors:  countersOf(c.storeErrors, "commit", "read", "space", "reserve", "connect"),
+		storeCalls:   map[string]prometheus.Observer{},
+		otherCall:    c.storeCalls.WithLabelValues(otherLabel),
 		didFetches:   countersOf(c.didFetches, did.FetchResults()...),
 		stages:       map[stageKey]prometheus.Observer{},
 		spaces:       map[badger.Space]prometheus.Gauge{},
 		participants: map[string]*participantObserver{},
 	}
+	for _, operation := range []string{"create", "get", "update", "list", "sweep", "tail", "health"} {
+		o.storeCalls[operation] = c.storeCalls.WithLabelValues(operation)
+	}
+	o.Connections(0, 0, 0)
 	o.resolveStages()
 	for _, space := range []badger.Space{badger.SpaceOK, badger.SpaceLow, badger.SpaceReserve, badger.SpaceNone} {
 		o.spaces[space] = c.space.WithLabelValues(space.String())
@@ -238,6 +250,22 @@ func (o *observer) GuardChanged(now badger.Space) {
 
 // Failed implements StoreObserver.
 func (o *observer) Failed(in string) { o.storeErrors.inc(in) }
+
+// Called implements StoreObserver.
+func (o *observer) Called(operation string, took time.Duration) {
+	observed, ok := o.storeCalls[operation]
+	if !ok {
+		observed = o.otherCall
+	}
+	observed.Observe(took.Seconds())
+}
+
+// Connections implements StoreObserver.
+func (o *observer) Connections(used, idle, limit int) {
+	for state, n := range map[string]int{"used": used, "idle": idle, "limit": limit} {
+		o.collectors.connections.WithLabelValues(state).Set(float64(n))
+	}
+}
 
 // version is that of this module in the running binary.
 func version() string {

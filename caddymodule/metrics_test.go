@@ -64,6 +64,10 @@ func TestObserver(t *testing.T) {
 	o.Flows(tokens.FlowCount{ByState: map[tokens.State]int{tokens.Started: 7, "MADE_UP": 1}})
 	o.Committed(3, time.Millisecond)
 	o.Failed("commit")
+	o.Failed("connect")
+	o.Called("update", time.Millisecond)
+	o.Called("new", time.Millisecond)
+	o.Connections(3, 2, 16)
 	o.Failed("/var/lib/edr")
 	o.Fetched("ok", time.Millisecond)
 	o.Fetched("wallet.example", time.Millisecond)
@@ -110,6 +114,12 @@ func TestObserver(t *testing.T) {
 		{"edrgate_store_commits_total", "", 1},
 		{"edrgate_store_commit_writes", "", 1},
 		{"edrgate_store_errors_total", "commit", 1},
+		{"edrgate_store_errors_total", "connect", 1},
+		{"edrgate_store_call_duration_seconds", "update", 1},
+		{"edrgate_store_call_duration_seconds", "other", 1},
+		{"edrgate_store_connections", "used", 3},
+		{"edrgate_store_connections", "idle", 2},
+		{"edrgate_store_connections", "limit", 16},
 		{"edrgate_store_space_state", "low", 1},
 		{"edrgate_store_space_state", "ok", 0},
 		{"edrgate_did_fetches_total", "ok", 1},

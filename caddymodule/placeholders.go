@@ -14,6 +14,9 @@ import (
 	"github.com/edrgate/edrgate/tokens"
 )
 
+// placeholder is any placeholder.
+var placeholder = regexp.MustCompile(`\{[^{}]+\}`)
+
 // filePlaceholder is a placeholder for the content of a file.
 var filePlaceholder = regexp.MustCompile(`\{file\.([^{}]+)\}`)
 

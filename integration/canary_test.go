@@ -124,7 +124,13 @@ func (c *canaries) readAnswers(g *gateway) {
 func (c *canaries) readFiles(g *gateway) {
 	g.t.Helper()
 	var read []string
-	for _, root := range []string{g.dir, g.config.storePath} {
+	roots := []string{g.dir}
+	sought := []string{g.errorLog(), g.autosave()}
+	if g.config.store == "" {
+		roots = append(roots, g.config.storePath)
+		sought = append(sought, filepath.Join(g.config.storePath, "MANIFEST"))
+	}
+	for _, root := range roots {
 		err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 			if err != nil || !entry.Type().IsRegular() || strings.HasPrefix(path, g.path("keys")) || entry.Name() == "reserve" {
 				return err // the reserve is random bytes
@@ -142,7 +148,7 @@ func (c *canaries) readFiles(g *gateway) {
 		}
 	}
 	// A search that misses the places where secrets would be is worth nothing.
-	for _, path := range []string{g.errorLog(), g.autosave(), filepath.Join(g.config.storePath, "MANIFEST")} {
+	for _, path := range sought {
 		if !slices.Contains(read, path) {
 			g.t.Errorf("%s was not there to be looked through", path)
 		}

@@ -21,7 +21,9 @@ type config struct {
 	more       string // further sites
 	signaling  string // lines of edr_signaling; default: the loopback network may signal
 	keys       string // lines with signing_key; default: the one key
+	publicURL  string // default: the address of the public site
 	publicPath string // path of public_url
+	store      string // the block of the store; default: badger in storePath
 	storePath  string
 	minFree    string // of the store; default: the least
 	reserve    string // of the store; default: next to nothing
@@ -32,6 +34,15 @@ func (c config) caddyfile(g *gateway) string {
 	refresh := "edr_refresh"
 	if c.noRefresh {
 		refresh = ""
+	}
+	if c.store == "" {
+		c.store = expand(`store badger {
+			path {store}
+			min_free {min_free}
+			reserve {reserve}
+		}`, map[string]string{
+			"store": c.storePath, "min_free": orDefault(c.minFree, "64MiB"), "reserve": orDefault(c.reserve, "1MiB"),
+		})
 	}
 	return expand(`{
 	admin unix/{socket}
@@ -45,16 +56,12 @@ func (c config) caddyfile(g *gateway) string {
 	edrgate {
 		did {did}
 		{keys}
-		public_url http://{public}{path}
+		public_url {public_url}{path}
 		resolver {
 			allow_http localhost
 			allow_addresses 127.0.0.0/8 ::1/128
 		}
-		store badger {
-			path {store}
-			min_free {min_free}
-			reserve {reserve}
-		}
+		{store_block}
 		{app}
 	}
 }
@@ -80,10 +87,9 @@ http://{health} {
 
 {more}
 `, map[string]string{
-		"socket": g.socket(), "log": g.path("log"), "did": g.did, "public": g.public, "path": c.publicPath,
-		"signaling": g.signaling, "health": g.health, "store": c.storePath, "min_free": orDefault(c.minFree, "64MiB"),
-		"reserve": orDefault(c.reserve, "1MiB"),
-		"keys":    orDefault(c.keys, "signing_key "+g.keyFile("signing")), "app": c.app, "refresh": refresh, "site": c.site, "global": c.global,
+		"socket": g.socket(), "log": g.path("log"), "did": g.did, "public": g.public, "public_url": orDefault(c.publicURL, g.publicURL()), "path": c.publicPath,
+		"signaling": g.signaling, "health": g.health, "store_block": c.store,
+		"keys": orDefault(c.keys, "signing_key "+g.keyFile("signing")), "app": c.app, "refresh": refresh, "site": c.site, "global": c.global,
 		"signaling_options": orDefault(c.signaling, "auth network 127.0.0.0/8"), "more": c.more,
 	})
 }

@@ -101,7 +101,7 @@ func newestSource() (time.Time, error) {
 			}
 			return nil
 		}
-		source := strings.HasSuffix(name, ".go") && !strings.HasSuffix(name, "_test.go") || name == "go.mod" || name == "go.sum"
+		source := strings.HasSuffix(name, ".go") && !strings.HasSuffix(name, "_test.go") || name == "go.mod" || name == "go.sum" || strings.HasSuffix(name, ".sql")
 		if !source {
 			return nil
 		}

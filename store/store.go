@@ -139,6 +139,24 @@ type Store interface {
 	Close() error
 }
 
+// Mover is what a store has besides whose whole content can be moved to another engine. Nobody else may use either store
+// meanwhile. Package store/move does it.
+type Mover interface {
+	Store
+
+	// Export returns the records behind a key in the order of kinds and ids (bytewise), of all kinds, expired ones too,
+	// at most limit (0 or more than MaxPage: MaxPage). The first page is behind two empty strings.
+	Export(ctx context.Context, afterKind, afterID string, limit int) ([]Record, error)
+
+	// Import writes records as they are, with their versions. ErrExists if there is one of the same kind and id. With
+	// an error some of them may have been written.
+	Import(ctx context.Context, records []Record) error
+
+	// ImportLog appends log entries as they are. The first must follow the newest entry, or may have any number in a log
+	// that never had one: what comes before it counts as removed. ErrExists if it does not follow.
+	ImportLog(ctx context.Context, entries []Entry) error
+}
+
 // CheckRecord returns an error wrapping ErrInvalid that names the first part of r outside the limits.
 func CheckRecord(r Record) error {
 	err := CheckKey(r.Kind, r.ID)

@@ -4,7 +4,7 @@
 // since Badger syncs once for each transaction (commit.go). A guard watches the free space, since Badger writes through
 // memory maps and dies of SIGBUS, with the whole process, on a full disk (guard.go). Reads run at the last version known
 // to be durable and never wait for a sync (snapshot.go). Calls are counted, since Badger's iterators panic on a closed
-// database (calls.go).
+// database (store/calls).
 //
 // A write is answered after it is on the disk. When the disk refuses a commit, what is on it is unknown: the store then
 // refuses every later write until it is opened again, and serves reads of what had been durable before.
@@ -24,6 +24,7 @@ import (
 	badgeroptions "github.com/dgraph-io/badger/v4/options"
 
 	"github.com/edrgate/edrgate/store"
+	"github.com/edrgate/edrgate/store/calls"
 )
 
 // Sizes of the engine, measured for a process that shares its machine with others: bounded memory and disk, at 1 KiB
@@ -89,7 +90,7 @@ type Store struct {
 	closeWait time.Duration
 
 	db        *badgerdb.DB
-	calls     calls
+	calls     *calls.Calls
 	snapshots snapshots
 	commits   committer
 	guard     *guard
@@ -120,9 +121,8 @@ func Open(o Options) (*Store, error) {
 		return nil, openError(o.Dir, err)
 	}
 
-	s := &Store{dir: o.Dir, clock: o.Clock, log: o.Logger, observer: o.Observer, closeWait: o.closeWait, db: db, guard: g}
+	s := &Store{dir: o.Dir, clock: o.Clock, log: o.Logger, observer: o.Observer, closeWait: o.closeWait, db: db, calls: calls.New(), guard: g}
 	s.commits.store = s
-	s.calls.idle = make(chan struct{})
 	s.snapshots.start(db)
 	err = s.prepare()
 	if err != nil {
@@ -145,11 +145,11 @@ func (s *Store) prepare() error {
 // does not answer), it returns an error and leaves the database open, because an iterator on a closed one panics. Close
 // may then be called again.
 func (s *Store) Close() error {
-	s.calls.close()
+	s.calls.Close()
 	timeout := time.NewTimer(s.closeWait)
 	defer timeout.Stop()
 	select {
-	case <-s.calls.idle:
+	case <-s.calls.Idle():
 	case <-timeout.C:
 		return fmt.Errorf("close store %s: calls are still running after %s", s.dir, s.closeWait)
 	}

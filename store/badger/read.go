@@ -14,11 +14,11 @@ import (
 
 // Get implements store.Store.
 func (s *Store) Get(ctx context.Context, kind, id string) (store.Record, error) {
-	err := s.calls.begin(ctx)
+	err := s.calls.Begin(ctx)
 	if err != nil {
 		return store.Record{}, err
 	}
-	defer s.calls.end()
+	defer s.calls.End()
 	err = store.CheckKey(kind, id)
 	if err != nil {
 		return store.Record{}, err
@@ -43,11 +43,11 @@ func (s *Store) Get(ctx context.Context, kind, id string) (store.Record, error) 
 
 // List implements store.Store.
 func (s *Store) List(ctx context.Context, q store.Query) ([]store.Record, error) {
-	err := s.calls.begin(ctx)
+	err := s.calls.Begin(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer s.calls.end()
+	defer s.calls.End()
 	err = store.CheckQuery(q)
 	if err != nil {
 		return nil, err
@@ -92,11 +92,11 @@ func (s *Store) List(ctx context.Context, q store.Query) ([]store.Record, error)
 
 // Tail implements store.Store.
 func (s *Store) Tail(ctx context.Context, after uint64, limit int) ([]store.Entry, error) {
-	err := s.calls.begin(ctx)
+	err := s.calls.Begin(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer s.calls.end()
+	defer s.calls.End()
 	limit = store.PageSize(limit)
 	var entries []store.Entry
 	err = s.view(func(txn *badgerdb.Txn) error {
@@ -121,11 +121,11 @@ func (s *Store) Tail(ctx context.Context, after uint64, limit int) ([]store.Entr
 
 // Health implements store.Store.
 func (s *Store) Health(ctx context.Context) error {
-	err := s.calls.begin(ctx)
+	err := s.calls.Begin(ctx)
 	if err != nil {
 		return err
 	}
-	defer s.calls.end()
+	defer s.calls.End()
 	err = s.writable()
 	if err != nil {
 		return err

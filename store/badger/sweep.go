@@ -24,11 +24,11 @@ type expired struct {
 // Sweep implements store.Store. It removes at most 500 records and log entries in one call, and fewer when their labels
 // fill the transaction.
 func (s *Store) Sweep(ctx context.Context, now time.Time, keepLog time.Duration) (int, error) {
-	err := s.calls.begin(ctx)
+	err := s.calls.Begin(ctx)
 	if err != nil {
 		return 0, err
 	}
-	defer s.calls.end()
+	defer s.calls.End()
 	for range sweepTries {
 		found, trim, err := s.sweepable(now, keepLog)
 		if err != nil {

@@ -12,11 +12,11 @@ import (
 
 // Create implements store.Store.
 func (s *Store) Create(ctx context.Context, r store.Record) (store.Record, error) {
-	err := s.calls.begin(ctx)
+	err := s.calls.Begin(ctx)
 	if err != nil {
 		return store.Record{}, err
 	}
-	defer s.calls.end()
+	defer s.calls.End()
 	err = store.CheckRecord(r)
 	if err != nil {
 		return store.Record{}, err
@@ -43,13 +43,7 @@ func (s *Store) Create(ctx context.Context, r store.Record) (store.Record, error
 		if found {
 			b.remove(old)
 		}
-		for name, v := range r.Labels {
-			b.set(labelKey(r.Kind, name, v, r.ID), nil)
-		}
-		if !r.Expires.IsZero() {
-			b.set(expiryKey(r.Expires, r.Kind, r.ID), nil)
-		}
-		b.set(recordKey(r.Kind, r.ID), value)
+		b.add(r, value)
 		return nil
 	})
 	if err != nil {
@@ -61,11 +55,11 @@ func (s *Store) Create(ctx context.Context, r store.Record) (store.Record, error
 // Update implements store.Store. The closure runs in the goroutine of whoever leads the group; a panic of it is thrown
 // in the caller's.
 func (s *Store) Update(ctx context.Context, kind, id string, edit func(store.Record) (store.Edit, error)) (store.Record, error) {
-	err := s.calls.begin(ctx)
+	err := s.calls.Begin(ctx)
 	if err != nil {
 		return store.Record{}, err
 	}
-	defer s.calls.end()
+	defer s.calls.End()
 	err = store.CheckKey(kind, id)
 	if err != nil {
 		return store.Record{}, err
@@ -149,6 +143,17 @@ func (b *batch) report(r store.Record, event string) error {
 	}))
 	b.set(logKey, encodePosition(p))
 	return nil
+}
+
+// add writes r, whose stored form is value, and what points to it.
+func (b *batch) add(r store.Record, value []byte) {
+	for name, value := range r.Labels {
+		b.set(labelKey(r.Kind, name, value, r.ID), nil)
+	}
+	if !r.Expires.IsZero() {
+		b.set(expiryKey(r.Expires, r.Kind, r.ID), nil)
+	}
+	b.set(recordKey(r.Kind, r.ID), value)
 }
 
 // remove deletes r and what points to it.
