@@ -118,7 +118,7 @@ func (h *Signaling) issuer(
 	}
 	issuer, err := signaling.NewIssuer(signaling.IssuerConfig{
 		Issuer: replaced.Issuer, Keys: set, Audience: audience, Subjects: replaced.Subjects, Exchange: exchange,
-		ClockSkew: time.Duration(h.app.ClockSkew), Now: time.Now,
+		ClockSkew: time.Duration(h.app.ClockSkew), MaxBodyBytes: h.app.Limits.MessageBytes, Now: time.Now,
 	})
 	if err != nil {
 		return nil, err

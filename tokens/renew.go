@@ -51,7 +51,7 @@ const rememberedProofs = 8
 func (s *Service) Renew(ctx context.Context, r RenewRequest) (*Renewal, error) {
 	start := s.c.Now()
 	defer func() { s.c.Observer.Stage("renew", "total", s.c.Now().Sub(start)) }()
-	proof, err := readProof(r.Proof)
+	proof, err := readProof(r.Proof, s.c.MaxTokenBytes)
 	if err != nil {
 		return nil, err
 	}
