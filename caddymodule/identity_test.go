@@ -271,9 +271,11 @@ func admitter(tb testing.TB, g *gate, token string) func() {
 	return func() {
 		*replacer = fresh
 		r.Header["Authorization"] = authorization
-		if g.admit(recorder, r) == nil {
+		admitted := g.admit(recorder, r)
+		if admitted == nil {
 			tb.Fatal(recorder.Body.String())
 		}
+		admitted.end()
 	}
 }
 
