@@ -74,7 +74,9 @@ func (p *participant) newConsuming(replacer *caddy.Replacer) (*consuming, error)
 }
 
 func checkedTransport(allowed []netip.Prefix, wait time.Duration) (*http.Transport, error) {
-	guard, err := dial.NewGuard(dial.Config{AllowAddresses: allowed, DenyEndpoints: adminEndpoints()})
+	guard, err := dial.NewGuard(dial.Config{
+		AllowAddresses: allowed, DenyEndpoints: adminEndpoints(), Denied: dial.TellReason(processObserver().deniedTo(dialProvider)),
+	})
 	if err != nil {
 		return nil, err
 	}
