@@ -31,6 +31,10 @@ func (s *ParticipantSettings) parseRoute(d *caddyfile.Dispenser) error {
 	if !route.matches() {
 		return d.Errf("route %s: %w", name, errNoMatcher)
 	}
+	err := route.RequestRules.check()
+	if err != nil {
+		return d.Errf("route %s: %w", name, err)
+	}
 	if s.Routes == nil {
 		s.Routes = map[string]*Route{}
 	}
