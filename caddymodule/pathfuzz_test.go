@@ -100,9 +100,8 @@ func FuzzBackendSeesTheAuthorisedPath(f *testing.F) {
 		"http://" + dataHost + "/ds1/x", "http://evil.example/ds1/x", "x:http://evil.example/x", "*", "", "/ds1/" + strings.Repeat("a", 9000), "/ds1/./././x/",
 		"/ds1/a%2F..%2F..%2Fds2", "/ds1/x%2F../../ds2", "/ds1/x//../../ds2", "/ds1/%252e%252e/ds2", "/ds1/%25252e", "/DS1/x", "/%64s1/x", "/ds1/%",
 	} {
-		for options := range byte(8) {
-			f.Add(target, options)
-		}
+		f.Add(target, byte(0)) // every option off
+		f.Add(target, byte(7)) // every option on
 	}
 	w := newDataWorld(f)
 	backend := newRawBackend(f)
