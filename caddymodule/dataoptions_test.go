@@ -36,7 +36,8 @@ func TestAuthCaddyfile(t *testing.T) {
 	}
 	want := &Auth{
 		Datasets: []string{"a", "b", "c"}, Routes: []string{"r"}, IgnoreSourceAddress: true, AllowUpgrade: true,
-		GateOptions: GateOptions{RefusalStatus: "tractusx", Realm: "data", AllowEncodedSlash: true, AllowEncodedPercent: true, AllowDoubleSlash: true,
+		GateOptions: GateOptions{
+			RefusalStatus: "tractusx", Realm: "data", AllowEncodedSlash: true, AllowEncodedPercent: true, AllowDoubleSlash: true,
 			AllowSetCookie: true, RequestRules: RequestRules{Methods: []string{"GET", "POST", "PATCH"}, Query: []string{"a", "b.c"}},
 		},
 	}

@@ -35,8 +35,8 @@ func TestLimitsCaddyfile(t *testing.T) {
 		t.Errorf("%v: %+v", err, app.Limits)
 	}
 	for block, want := range map[string]string{
-		"renewals off":                             `renewals: "off" is not a number above 0, at`,
-		"requests_per_flow 0":                      `requests_per_flow: "0" is not a number above 0, or off`,
+		"renewals off":        `renewals: "off" is not a number above 0, at`,
+		"requests_per_flow 0": `requests_per_flow: "0" is not a number above 0, or off`,
 		"requests_per_flow 1\nrequests_per_flow 2": "requests_per_flow is already set to another value",
 		"starts":           "wrong argument count",
 		"start_wait 0s":    "is not a duration above 0",
