@@ -177,6 +177,7 @@ func (a *App) tokenConfig() tokens.Config {
 		ClockSkew:               time.Duration(a.ClockSkew),
 		RevokeOnReuse:           a.ReusePolicy == reuseRevoke,
 		ConflictOnRepeatedStart: a.DuplicateStart == duplicateConflict,
+		RenewalsPerConsumer:     a.Limits.RenewalsPerConsumer,
 		MaxTokenBytes:           a.Limits.TokenBytes,
 		CacheEntries:            max(tokens.DefaultCacheEntries/len(a.participants), minCacheEntries),
 		Policy:                  a.policy,

@@ -136,6 +136,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			requests_per_flow     <number>|off
 //			requests_per_consumer <number>|off
 //			renewals              <number>
+//			renewals_per_consumer <number>
 //			starts                <number>
 //			start_wait            <duration>
 //			token                 <size>

@@ -34,6 +34,9 @@ type Limits struct {
 	// of their own, so that data is served when all tokens are renewed at one time. Default: 128.
 	Renewals int `json:"renewals,omitempty"`
 
+	// RenewalsPerConsumer is the same for those of one consumer: where its DID host is slow, the others have room. Default: 32.
+	RenewalsPerConsumer int `json:"renewals_per_consumer,omitempty"`
+
 	// Starts is how many starts and prepares of one control plane are worked on at once at each edr_signaling. Default: 16.
 	Starts int `json:"starts,omitempty"`
 
@@ -62,6 +65,7 @@ const (
 	defaultRequestsPerFlow     = 512
 	defaultRequestsPerConsumer = 2048
 	defaultRenewals            = 128
+	defaultRenewalsPerConsumer = 32
 	defaultStarts              = 16
 	defaultStartWait           = caddy.Duration(20 * time.Second)
 	defaultMessageTimeout      = caddy.Duration(10 * time.Second)
@@ -77,6 +81,7 @@ func (l *Limits) setDefaults() {
 	l.RequestsPerFlow = orDefault(l.RequestsPerFlow, defaultRequestsPerFlow)
 	l.RequestsPerConsumer = orDefault(l.RequestsPerConsumer, defaultRequestsPerConsumer)
 	l.Renewals = orDefault(l.Renewals, defaultRenewals)
+	l.RenewalsPerConsumer = orDefault(l.RenewalsPerConsumer, defaultRenewalsPerConsumer)
 	l.Starts = orDefault(l.Starts, defaultStarts)
 	l.StartWait = orDefault(l.StartWait, defaultStartWait)
 	l.TokenBytes = orDefault(l.TokenBytes, oauth.DefaultTokenLimit)
@@ -88,8 +93,8 @@ func (l *Limits) check() error {
 	switch {
 	case l.RequestsPerFlow < unlimited || l.RequestsPerConsumer < unlimited:
 		return errors.New("requests_per_flow and requests_per_consumer must be above 0, or -1 for any number")
-	case l.Renewals < 0 || l.Starts < 0:
-		return errors.New("renewals and starts must be above 0")
+	case l.Renewals < 0 || l.RenewalsPerConsumer < 0 || l.Starts < 0:
+		return errors.New("renewals, renewals_per_consumer and starts must be above 0")
 	case l.StartWait < 0 || l.StartWait > maxStartWait:
 		return fmt.Errorf("start_wait must be above 0 and at most %s", time.Duration(maxStartWait))
 	case l.TokenBytes < minTokenBytes || l.TokenBytes > maxTokenBytes:
@@ -120,6 +125,7 @@ func (a *App) parseLimits(d *caddyfile.Dispenser) error {
 		"requests_per_flow":     number(&l.RequestsPerFlow, true),
 		"requests_per_consumer": number(&l.RequestsPerConsumer, true),
 		"renewals":              number(&l.Renewals, false),
+		"renewals_per_consumer": number(&l.RenewalsPerConsumer, false),
 		"starts":                number(&l.Starts, false),
 		"start_wait":            positive(&l.StartWait),
 		"token":                 bytesBetween(&l.TokenBytes, minTokenBytes, maxTokenBytes),

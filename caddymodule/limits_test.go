@@ -26,27 +26,27 @@ func TestLimitsCaddyfile(t *testing.T) {
 		app := new(App)
 		return app, app.UnmarshalCaddyfile(caddyfile.NewTestDispenser("edrgate {\nlimits {\n" + block + "\n}\n}"))
 	}
-	app, err := parse("requests_per_flow off\nrequests_per_consumer 9\nrenewals 8\nstarts 2\nstart_wait 5s\ntoken 8KiB\nmessage 1MiB\nmessage_timeout 3s")
+	app, err := parse("requests_per_flow off\nrequests_per_consumer 9\nrenewals 8\nrenewals_per_consumer 3\nstarts 2\nstart_wait 5s\ntoken 8KiB\nmessage 1MiB\nmessage_timeout 3s")
 	want := &Limits{
-		RequestsPerFlow: -1, RequestsPerConsumer: 9, Renewals: 8, Starts: 2, StartWait: caddy.Duration(5 * time.Second),
+		RequestsPerFlow: -1, RequestsPerConsumer: 9, Renewals: 8, RenewalsPerConsumer: 3, Starts: 2, StartWait: caddy.Duration(5 * time.Second),
 		TokenBytes: 8 << 10, MessageBytes: 1 << 20, MessageTimeout: caddy.Duration(3 * time.Second),
 	}
 	if err != nil || !reflect.DeepEqual(app.Limits, want) {
 		t.Errorf("%v: %+v", err, app.Limits)
 	}
-	for block, want := range map[string]string{
-		"renewals off":        `renewals: "off" is not a number above 0, at`,
-		"requests_per_flow 0": `requests_per_flow: "0" is not a number above 0, or off`,
-		"requests_per_flow 1\nrequests_per_flow 2": "requests_per_flow is already set to another value",
-		"starts":           "wrong argument count",
-		"start_wait 0s":    "is not a duration above 0",
-		"token 100":        `token: "100" is not a size from 1.0 KiB to 64 KiB`,
-		"message 1GiB":     `message: "1GiB" is not a size from 4.0 KiB to 16 MiB`,
-		"requests_per_did": `unrecognized option "requests_per_did" of limits`,
+	for _, c := range []struct{ block, want string }{
+		{"renewals off", `renewals: "off" is not a number above 0, at`},
+		{"requests_per_flow 0", `requests_per_flow: "0" is not a number above 0, or off`},
+		{"requests_per_flow 1\nrequests_per_flow 2", "requests_per_flow is already set to another value"},
+		{"starts", "wrong argument count"},
+		{"start_wait 0s", "is not a duration above 0"},
+		{"token 100", `token: "100" is not a size from 1.0 KiB to 64 KiB`},
+		{"message 1GiB", `message: "1GiB" is not a size from 4.0 KiB to 16 MiB`},
+		{"requests_per_did", `unrecognized option "requests_per_did" of limits`},
 	} {
-		_, err := parse(block)
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v", block, err)
+		_, err := parse(c.block)
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", c.block, err)
 		}
 	}
 }

@@ -56,7 +56,7 @@ var (
 		tokens.CodeProofClaims, tokens.CodeProofIssuer, tokens.CodeProofNotBound, tokens.CodeProofAudience,
 		tokens.CodeProofExpired, tokens.CodeProofTime, tokens.CodeProofToken, tokens.CodeProofTokenFlow,
 		tokens.CodeProofKey, tokens.CodeProofSignature, tokens.CodeProofReplayed, tokens.CodeRenewalForbidden,
-		tokens.CodePolicyDenied, tokens.CodeFlowSuspended, tokens.CodeFlowEnded, tokens.CodeFlowNotStarted, tokens.CodeUnavailable,
+		tokens.CodePolicyDenied, tokens.CodeFlowSuspended, tokens.CodeFlowEnded, tokens.CodeFlowNotStarted, tokens.CodeConsumerBusy, tokens.CodeUnavailable,
 	}
 	renewalOutcomes = []tokens.RenewalOutcome{tokens.Rotated, tokens.Replayed, tokens.FirstAgain, tokens.RolledForward}
 	requestFaults   = []string{reasonMissing, reasonMalformed, reasonPath, reasonUpgrade, reasonMethod, reasonQuery, reasonBody}

@@ -111,6 +111,12 @@ func (s *Service) renew(ctx context.Context, refresh string, proof *authenticati
 	if err != nil {
 		return nil, err
 	}
+	// From here on others may be waited for. That the caller holds the EDR is known by now: strangers take nobody's room.
+	done, err := s.beginRenewal(f)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	err = s.verifySignature(ctx, proof)
 	if err != nil {
 		return nil, err

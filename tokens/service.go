@@ -101,6 +101,10 @@ type Config struct {
 	// StoreIsTended says that another service of the process sweeps the store and watches the clock, which is enough once.
 	StoreIsTended bool
 
+	// RenewalsPerConsumer is how many renewals of one consumer are worked on at once; further ones are CodeConsumerBusy. 0: any
+	// number.
+	RenewalsPerConsumer int
+
 	// Policy is asked whether a flow may be started, and at each renewal whether its tokens may be renewed. Default: none,
 	// and everything is permitted that the rest permits.
 	Policy Policy

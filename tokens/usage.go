@@ -13,8 +13,11 @@ type RequestLimits struct {
 }
 
 // liveConsumer counts what one consumer of a participant has under way. Like a liveFlow it is shared by all configurations
-// over a store, and goes when no remembered token points at it any more.
-type liveConsumer struct{ requests atomic.Int64 }
+// over a store, and goes when no remembered token or renewal points at it any more.
+type liveConsumer struct {
+	requests atomic.Int64
+	renewals atomic.Int64
+}
 
 type consumerKey struct{ participant, consumer string }
 
@@ -66,6 +69,16 @@ func (a *Access) Begin(limits RequestLimits) error {
 func (a *Access) End() {
 	a.consumer.requests.Add(-1)
 	a.live.requests.Add(-1)
+}
+
+// beginRenewal counts a renewal of a flow's consumer as under way, until the function is called. A consumer whose DID host is
+// slow waits for it with all its renewals, and must not take the room of others for that.
+func (s *Service) beginRenewal(f *Flow) (func(), error) {
+	c := s.c.Live.consumer(consumerOf(f))
+	if !enter(&c.renewals, s.c.RenewalsPerConsumer) {
+		return nil, refuse(CodeConsumerBusy, "%d renewals of one consumer are under way", s.c.RenewalsPerConsumer)
+	}
+	return func() { c.renewals.Add(-1) }, nil
 }
 
 func enter(requests *atomic.Int64, limit int) bool {

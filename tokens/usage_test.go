@@ -108,3 +108,55 @@ func TestConsumersAreForgotten(t *testing.T) {
 		return len(live.consumers) == 0
 	})
 }
+
+// TestRenewalsOfOneConsumer: one whose DID host does not answer keeps nobody else from renewing.
+func TestRenewalsOfOneConsumer(t *testing.T) {
+	asked, leave := make(chan struct{}, 8), make(chan struct{})
+	other := testkit.NewWallet("did:web:other.example")
+	x := newFixture(t, func(c *Config) {
+		c.RenewalsPerConsumer = 2
+		quick := c.Resolver
+		c.Resolver = resolverFunc(func(ctx context.Context, did, kid string) (any, error) {
+			if did == consumerDID {
+				asked <- struct{}{}
+				<-leave
+			}
+			return quick.ResolveKey(ctx, did, kid)
+		})
+	})
+	x.resolver.publish(other)
+	renew := func(edr *EDR, wallet *testkit.Wallet) error {
+		_, err := x.Renew(context.Background(), RenewRequest{
+			RefreshToken: edr.RefreshToken.Reveal(), Proof: wallet.Proof(providerDID, edr.AccessToken.Reveal(), x.clock.Now()),
+		})
+		return err
+	}
+	first, second := x.start(dpsStart("flow-1")), x.start(dpsStart("flow-2"))
+	request := dpsStart("flow-3")
+	request.Terms.Counterparty = other.DID
+	third := x.start(request)
+	done := make(chan error, 2)
+	for _, edr := range []*EDR{first, second} {
+		go func() { done <- renew(edr, x.wallet) }()
+		<-asked
+	}
+	wantCode(t, renew(first, x.wallet), CodeConsumerBusy)
+	err := renew(third, other)
+	if err != nil {
+		t.Errorf("another consumer: %v", err)
+	}
+	// Who does not hold the refresh token takes no room, and learns nothing of it.
+	_, err = x.renewWith("no-refresh-token", first.AccessToken)
+	wantCode(t, err, CodeRefreshInvalid)
+	close(leave)
+	for range 2 {
+		err := <-done
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	err = renew(first, x.wallet)
+	if err != nil {
+		t.Errorf("there is no room again: %v", err)
+	}
+}
