@@ -101,7 +101,8 @@ var answerHeaders = map[string]bool{
 
 func (d *delivery) filterHeader(h http.Header) {
 	for name, values := range h {
-		if answerHeaders[name] || strings.HasPrefix(name, "X-Accel-") {
+		passes := name == "Set-Cookie" && d.cookies
+		if answerHeaders[name] && !passes || strings.HasPrefix(name, "X-Accel-") {
 			delete(h, name)
 			continue
 		}

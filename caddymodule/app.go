@@ -79,6 +79,9 @@ type App struct {
 	// by the dialect of the flow; where no flow could be told, edc if the classic dialect is served.
 	ErrorFormat string `json:"error_format,omitempty"`
 
+	// Limits bound what one party can take of the gateway. Default: those of each.
+	Limits *Limits `json:"limits,omitempty"`
+
 	// Resolver says how the DIDs of consumers are resolved.
 	Resolver *Resolver `json:"resolver,omitempty"`
 
@@ -100,6 +103,7 @@ type App struct {
 	issuers      []issuerOf    // of all sites, as they are provisioned
 	policy       tokens.Policy // nil: none
 	endOnDeny    bool
+	renewing     inFlight // renewals of all participants
 
 	mu      sync.Mutex // guards what follows
 	held    string     // key of the reference to the pool; empty: none
@@ -131,6 +135,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
+	a.renewing.limit = int64(a.Limits.Renewals)
 	err = registerMetrics(ctx.GetMetricsRegistry())
 	if err != nil {
 		return fmt.Errorf("registering metrics: %w", err)
@@ -141,7 +146,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("resolver: %w", err)
 	}
-	a.client, err = controlplane.NewClient(adminEndpoints())
+	a.client, err = controlplane.NewClient(adminEndpoints(), a.observer.deniedTo(dialControlPlane))
 	if err != nil {
 		return err
 	}
@@ -172,6 +177,8 @@ func (a *App) tokenConfig() tokens.Config {
 		ClockSkew:               time.Duration(a.ClockSkew),
 		RevokeOnReuse:           a.ReusePolicy == reuseRevoke,
 		ConflictOnRepeatedStart: a.DuplicateStart == duplicateConflict,
+		RenewalsPerConsumer:     a.Limits.RenewalsPerConsumer,
+		MaxTokenBytes:           a.Limits.TokenBytes,
 		CacheEntries:            max(tokens.DefaultCacheEntries/len(a.participants), minCacheEntries),
 		Policy:                  a.policy,
 		EndOnDeny:               a.endOnDeny,

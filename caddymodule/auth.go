@@ -34,6 +34,8 @@ func init() {
 // those of a trusted proxy), X-Original-Url, X-Rewrite-Url, X-Http-Method-Override and its like, no trailers and no header that the client's Connection header names. Edc-Bpn and Edc-Contract-Agreement-Id
 // say for whom the request is; no spelling of them that the client sends passes. All else passes.
 //
+// Of the answer, Set-Cookie, Server, Via, X-Powered-By and Alt-Svc of the next handlers are removed.
+//
 // Refusals are answered here: a body {"errors":["…"]} and WWW-Authenticate (RFC 6750 §3). What cannot be told at the
 // moment is 503 with Retry-After, never 401. Error routes (handle_errors) do not see them. A refused flow that is only
 // suspended has "code":"flow_suspended" in the body: renewing the token does not help.
@@ -144,10 +146,12 @@ func (h *Auth) servedDatasets() served {
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (h *Auth) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if h.gate.admit(w, r) == nil {
+	admitted := h.gate.admit(w, r)
+	if admitted == nil {
 		return nil
 	}
-	return next.ServeHTTP(w, r)
+	defer admitted.end()
+	return next.ServeHTTP(admitted.answer.of(w, h.AllowSetCookie), r)
 }
 
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
@@ -164,9 +168,13 @@ func (h *Auth) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.
 //		allow_encoded_percent
 //		allow_double_slash
 //		allow_upgrade
+//		allow_set_cookie
+//		methods <method>...
+//		query <name>...
+//		no_query
 //	}
 //
-// dataset and route may be repeated. One of dataset, route and any_dataset is required.
+// dataset, route, methods and query may be repeated. One of dataset, route and any_dataset is required.
 func (h *Auth) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return unmarshalBlock(d, h.unmarshalOption, h.check)
 }
@@ -210,8 +218,14 @@ func (o *GateOptions) unmarshalOption(d *caddyfile.Dispenser) (bool, error) {
 		return true, setFlag(d, &o.AllowEncodedPercent)
 	case "allow_double_slash":
 		return true, setFlag(d, &o.AllowDoubleSlash)
+	case "allow_set_cookie":
+		return true, setFlag(d, &o.AllowSetCookie)
 	}
-	return false, nil
+	parse, known := o.RequestRules.options()[d.Val()]
+	if !known {
+		return false, nil
+	}
+	return true, parse(d)
 }
 
 func (o *GateOptions) unmarshalRealm(d *caddyfile.Dispenser) error {

@@ -108,6 +108,9 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			secret     <header> <name> [<scheme>]
 //			public_url <url>
 //			async
+//			methods    <method...>
+//			query      <name...>
+//			no_query
 //		}
 //		consumer {
 //			kid <did url>
@@ -129,6 +132,17 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //			allow_http      [<host...>]
 //			allow_addresses <cidr...>
 //			replay_body     <size>|off
+//		}
+//		limits {
+//			requests_per_flow     <number>|off
+//			requests_per_consumer <number>|off
+//			renewals              <number>
+//			renewals_per_consumer <number>
+//			starts                <number>
+//			start_wait            <duration>
+//			token                 <size>
+//			message               <size>
+//			message_timeout       <duration>
 //		}
 //		resolver {
 //			allow_http      [<host...>]
@@ -193,6 +207,7 @@ func (a *App) options() map[string]func(*caddyfile.Dispenser) error {
 		"unacknowledged_ttl":        durationOrOff(&a.UnacknowledgedTTL),
 		"tombstone_ttl":             positive(&a.TombstoneTTL),
 		"clock_skew":                positive(&a.ClockSkew),
+		"limits":                    a.parseLimits,
 		"resolver":                  a.parseResolver,
 		"policy":                    a.parsePolicy,
 		"store":                     a.parseStore,

@@ -24,6 +24,8 @@ func FuzzGlobalOption(f *testing.F) {
 		"route r {\ndataset a b*\nbackend https://b.example\nheader X-Key {env.X}\npublic_url https://c.example\nasync\n}",
 		"route r {\nlabel a b\nprofile c\nmetadata d.e f 3\nbackend https://b.example/{edr.dataset}\nsecret Authorization {edr.bpn} Bearer\n}",
 		"resolver {\nallow_http localhost:1\nallow_ports 8443\nallow_addresses 10.0.0.0/8 ::1\ncache_ttl 1m\ntimeout 2s\nrelationship none\n}",
+		"limits {\nrequests_per_flow off\nrequests_per_consumer 9\nrenewals 8\nstarts 2\nstart_wait 5s\ntoken 8KiB\nmessage 1MiB\nmessage_timeout 3s\n}", "limits x", "limits {\nrenewals off\n}",
+		"route r {\ndataset a\nmethods GET POST\nquery a b\nno_query\n}",
 		"store badger {\npath /x\nmin_free 2GiB\nreserve 1MB\n}",
 		"participant a {\ndid did:web:a\nsigning_key a.pem\npublic_url https://a.example insecure\ncontrol_plane cp\nroute r {\ndataset x\n}\n}\nparticipant b {\n}\nparticipant c",
 		"participant {\n}", "participant a {", "participant a {\nstore badger\n}",

@@ -26,13 +26,20 @@ func TestAuthCaddyfile(t *testing.T) {
 		allow_encoded_percent
 		allow_double_slash
 		allow_upgrade
+		allow_set_cookie
+		methods GET POST
+		methods PATCH
+		query a b.c
 	}`))
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := &Auth{
 		Datasets: []string{"a", "b", "c"}, Routes: []string{"r"}, IgnoreSourceAddress: true, AllowUpgrade: true,
-		GateOptions: GateOptions{RefusalStatus: "tractusx", Realm: "data", AllowEncodedSlash: true, AllowEncodedPercent: true, AllowDoubleSlash: true},
+		GateOptions: GateOptions{
+			RefusalStatus: "tractusx", Realm: "data", AllowEncodedSlash: true, AllowEncodedPercent: true, AllowDoubleSlash: true,
+			AllowSetCookie: true, RequestRules: RequestRules{Methods: []string{"GET", "POST", "PATCH"}, Query: []string{"a", "b.c"}},
+		},
 	}
 	if !reflect.DeepEqual(h, want) {
 		t.Errorf("got %+v, want %+v", h, want)
@@ -41,7 +48,7 @@ func TestAuthCaddyfile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const wantJSON = `{"datasets":["a","b","c"],"routes":["r"],"ignore_source_address":true,"allow_upgrade":true,"refusal_status":"tractusx","realm":"data","allow_encoded_slash":true,"allow_encoded_percent":true,"allow_double_slash":true}`
+	const wantJSON = `{"datasets":["a","b","c"],"routes":["r"],"ignore_source_address":true,"allow_upgrade":true,"refusal_status":"tractusx","realm":"data","allow_encoded_slash":true,"allow_encoded_percent":true,"allow_double_slash":true,"allow_set_cookie":true,"methods":["GET","POST","PATCH"],"query":["a","b.c"]}`
 	if string(data) != wantJSON {
 		t.Errorf("got %s", data)
 	}
@@ -98,6 +105,12 @@ func TestDataOptionsAreRefused(t *testing.T) {
 		{"auth", "edr_auth {\n any_dataset\n realm \"\"\n}", "realm must not be empty, at Testfile:3"},
 		{"auth", "edr_auth {\n any_dataset\n realm a\n realm b\n}", "realm is already set to another value, at Testfile:4"},
 		{"auth", "edr_auth {\n dataset a {\n b\n }\n}", "no block is expected here"},
+		{"auth", "edr_auth {\n any_dataset\n methods get\n}", `methods: "get": methods are written in upper case, at Testfile:3`},
+		{"auth", "edr_auth {\n any_dataset\n methods TRACE\n}", "methods: TRACE is never served"},
+		{"auth", "edr_auth {\n any_dataset\n methods G/ET\n}", `methods: "G/ET" is not a method`},
+		{"auth", "edr_auth {\n any_dataset\n query a\n no_query\n}", "no_query together with query says two different things"},
+		{"auth", "edr_auth {\n any_dataset\n no_query a\n}", "after 'a'"},
+		{"auth", "edr_auth {\n any_dataset\n allow_set_cookie a\n}", "after 'a'"},
 		{"proxy", "edr_proxy", "backends is required"},
 		{"proxy", "edr_proxy backend:80", "after 'backend:80'"},
 		{"proxy", "edr_proxy {\n backends\n}", "after 'backends'"},

@@ -59,6 +59,7 @@ func newDataWorld(t testing.TB) *dataWorld {
 		t.Fatal(err)
 	}
 	w.app = &fakeApp{service: w.service, routes: map[string]*routeTarget{}, counts: map[string]int{}}
+	w.app.limit.setDefaults()
 	return w
 }
 
@@ -102,6 +103,8 @@ type fakeApp struct {
 	auths    []*Auth
 	proxies  []*Proxy
 	renewals string // path of renewals
+	limit    Limits
+	rules    map[string]*requestRules // by route
 
 	mu          sync.Mutex
 	unavailable error
@@ -119,6 +122,10 @@ func (a *fakeApp) Service() (*tokens.Service, error) {
 }
 
 func (a *fakeApp) metrics() dataObserver { return a }
+
+func (a *fakeApp) limits() *Limits { return &a.limit }
+
+func (a *fakeApp) rulesOf(route string) *requestRules { return a.rules[route] }
 
 func (a *fakeApp) refreshRequest(r *http.Request) bool {
 	return a.renewals != "" && r.URL.Path == a.renewals

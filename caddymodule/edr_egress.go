@@ -38,7 +38,8 @@ func init() {
 //	/-/…?asset=<id>[&provider=<id>]            goes to the only EDR of an asset; both parameters are not sent on
 //	POST /aas/request                          the consumer proxy of Tractus-X EDC: says in its body what to GET
 //
-// The client's own credentials and cookies, and what tells of the network it is in, are not forwarded.
+// The client's own credentials and cookies, and what tells of the network it is in, are not forwarded. CONNECT, TRACE and
+// requests for another protocol are refused.
 type Egress struct {
 	EDRDoor
 
@@ -90,7 +91,7 @@ func (h *Egress) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 	if !inside {
 		return next.ServeHTTP(w, r)
 	}
-	if !h.admit(w, r) {
+	if !h.admit(w, r) || !h.takes(w, r) {
 		return nil
 	}
 	kept := h.opened(w)
@@ -118,6 +119,21 @@ func (h *Egress) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 		return nil
 	}
 	return err
+}
+
+// takes answers a request for what no data plane is asked for: TRACE would show the client the provider's token, CONNECT and
+// a change of the protocol open tunnels, which outlive their flow.
+func (h *Egress) takes(w http.ResponseWriter, r *http.Request) bool {
+	switch {
+	case r.Method == http.MethodConnect || r.Method == http.MethodTrace:
+		w.Header().Set("Allow", methodsOfAll) // RFC 9110 §15.5.6
+		h.refuse(w, oauth.Refusal{Status: http.StatusMethodNotAllowed, Message: "the method is not supported"})
+	case wantsUpgrade(r.Header):
+		h.refuse(w, oauth.Refusal{Status: http.StatusBadRequest, Message: "protocol upgrades are not supported"})
+	default:
+		return true
+	}
+	return false
 }
 
 func badRequest(format string, args ...any) *oauth.Refusal {

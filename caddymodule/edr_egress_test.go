@@ -106,6 +106,29 @@ func TestEgressDoesNotReplayLargeBodies(t *testing.T) {
 	}
 }
 
+// TestEgressRefusesTunnels: nobody is asked for what would outlive the flow, or show the client a token.
+func TestEgressRefusesTunnels(t *testing.T) {
+	w := newConsumerWorld(t)
+	w.begin()
+	w.got("tp-1", "asset-1", 300)
+	before := len(w.requests())
+	for _, method := range []string{http.MethodTrace, http.MethodConnect} {
+		a := w.egress(method, "/tp-1/thing", nil)
+		if a.status != http.StatusMethodNotAllowed || !strings.Contains(a.header.Get("Allow"), "GET") {
+			t.Errorf("%s: %d %v %s", method, a.status, a.header, a.body)
+		}
+	}
+	if a := w.egress(http.MethodGet, "/tp-1/thing", nil, "Connection", "Upgrade", "Upgrade", "websocket"); a.status != http.StatusBadRequest {
+		t.Errorf("upgrade: %d %s", a.status, a.body)
+	}
+	if a := w.egress(http.MethodGet, "/tp-1/thing", nil, "Connection", "Upgrade, HTTP2-Settings", "Upgrade", "h2c"); a.status != http.StatusOK {
+		t.Errorf("h2c, which a server may ignore: %d %s", a.status, a.body)
+	}
+	if n := len(w.requests()) - before; n != 1 {
+		t.Errorf("the provider saw %d requests, want 1", n)
+	}
+}
+
 // TestEgressSelects: by asset and provider, and never one of several.
 func TestEgressSelects(t *testing.T) {
 	w := newConsumerWorld(t)

@@ -29,6 +29,12 @@ type dataApp interface {
 	// classicOnly reports whether the classic dialect is the only one enabled.
 	classicOnly() bool
 
+	// limits returns the limits of data requests.
+	limits() *Limits
+
+	// rulesOf returns which requests a route lets pass; nil: all, or there is no such route.
+	rulesOf(route string) *requestRules
+
 	// registerAuth and registerProxy tell the app what the sites serve. An error is one of the configuration.
 	registerAuth(h *Auth) error
 	registerProxy(h *Proxy) error
@@ -75,6 +81,12 @@ type GateOptions struct {
 
 	// AllowDoubleSlash lets an empty segment in a path pass. Default: 400.
 	AllowDoubleSlash bool `json:"allow_double_slash,omitempty"`
+
+	// AllowSetCookie lets the cookies of backends pass. They are those of a host that several parties may share, and the
+	// consumer's never get back to the backend. Default: removed.
+	AllowSetCookie bool `json:"allow_set_cookie,omitempty"`
+
+	RequestRules
 }
 
 const (
@@ -89,7 +101,11 @@ func (o *GateOptions) validate() error {
 	default:
 		return fmt.Errorf("refusal_status %q is not known: use %s or %s", o.RefusalStatus, formRFC6750, formTractusX)
 	}
-	return checkRealm(o.Realm)
+	err := checkRealm(o.Realm)
+	if err != nil {
+		return err
+	}
+	return o.RequestRules.check()
 }
 
 func checkRealm(realm string) error {
@@ -109,6 +125,9 @@ type gate struct {
 	options  GateOptions
 	paths    canonical.Options
 	site     *tokens.Site
+	rules    *requestRules // of the site
+	limits   tokens.RequestLimits
+	maxToken int // bytes
 	identity identityRules
 	upgrades bool // protocol switches may pass
 
@@ -134,6 +153,9 @@ func newGate(app dataApp, handler string, options GateOptions, site *tokens.Site
 			AllowDoubleSlash:    options.AllowDoubleSlash,
 		},
 		site:     site,
+		rules:    newRequestRules(options.RequestRules),
+		limits:   app.limits().requests(),
+		maxToken: app.limits().TokenBytes,
 		app:      app,
 		observer: app.metrics(),
 		logger:   logger,
@@ -148,6 +170,8 @@ type grant struct {
 	// Backing arrays of the asserted header values. A slice kept in the flow would be changed for all requests by a
 	// header directive that replaces in place.
 	bpn, agreement [1]string
+
+	answer answerFilter
 }
 
 // grantVar is the name of Caddy's request variable that holds the grant.
@@ -176,14 +200,19 @@ func (g *grant) placeholder(key string) (any, bool) {
 	return nil, false
 }
 
-// admit answers a request that may not go on and returns nil, or prepares it for the backend and returns its grant.
-// The order is that of docs/decisions: method, path, renewals gone astray, token, endpoint and dataset, identity.
+// admit answers a request that may not go on and returns nil, or prepares it for the backend and returns its grant, whose
+// end must be called when the request has been served. The order is that of docs/decisions: method, path, renewals gone
+// astray, token, endpoint and dataset, what the route and the site let pass, load, identity.
 func (g *gate) admit(w http.ResponseWriter, r *http.Request) *grant {
 	if r.URL.RawQuery != "" && oauth.QueryNamesToken(r.URL.RawQuery) {
 		g.hideQuery(r)
 	}
 	if !g.takesMethod(r) {
-		g.refuseMethod(w, r)
+		g.refuseMethod(w, r, methodsOfAll)
+		return nil
+	}
+	if !g.rules.takesMethod(r.Method) {
+		g.refuseMethod(w, r, g.rules.allow)
 		return nil
 	}
 	original, err := g.canonicalise(r)
@@ -200,7 +229,7 @@ func (g *gate) admit(w http.ResponseWriter, r *http.Request) *grant {
 		g.refuseUnavailable(w, r, err)
 		return nil
 	}
-	token, fault := bearerToken(r.Header)
+	token, fault := bearerToken(r.Header, g.maxToken)
 	if fault != nil {
 		g.refuse(w, r, *fault)
 		return nil
@@ -216,6 +245,15 @@ func (g *gate) admit(w http.ResponseWriter, r *http.Request) *grant {
 		g.refuse(w, r, refusal{reason: reasonUpgrade, dialect: access.Dialect()})
 		return nil
 	}
+	if !g.passesRules(w, r, access) {
+		return nil
+	}
+	// Last, so that nothing is counted that is refused.
+	err = access.Begin(g.limits)
+	if err != nil {
+		g.refuseToken(w, r, err)
+		return nil
+	}
 	admitted := &grant{access: access, path: original}
 	g.identity.strip(r)
 	admitted.assert(r.Header)
@@ -228,6 +266,27 @@ func (g *gate) admit(w http.ResponseWriter, r *http.Request) *grant {
 	}
 	g.observer.Verdict(g.handler, verdictAdmitted, "")
 	return admitted
+}
+
+// end says that the request has been served.
+func (g *grant) end() { g.access.End() }
+
+// passesRules answers a request that the flow's route or the site does not let pass. Whether there is a route, and what its
+// parameters are, is told to its consumers only.
+func (g *gate) passesRules(w http.ResponseWriter, r *http.Request, access *tokens.Access) bool {
+	route := g.app.rulesOf(access.Route())
+	if !route.takesMethod(r.Method) {
+		g.refuseMethod(w, r, route.allow)
+		return false
+	}
+	for _, rules := range [...]*requestRules{g.rules, route} {
+		fault := rules.checkQuery(r.URL.RawQuery)
+		if fault != "" {
+			g.refuse(w, r, refusal{reason: reasonQuery, detail: fault, dialect: access.Dialect()})
+			return false
+		}
+	}
+	return true
 }
 
 // hideQuery keeps a request out of the access log, which would have its query, and writes a line without it. A token in a

@@ -251,6 +251,23 @@ func TestGateAllocations(t *testing.T) {
 	if got > 2 {
 		t.Errorf("an admitted request costs %v allocations, want at most 2", got)
 	}
+	// The filter of the answer, and counting the request, cost none besides.
+	request, prepare := admissible(t, token)
+	next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	})
+	recorder := httptest.NewRecorder()
+	got = testing.AllocsPerRun(200, func() {
+		prepare()
+		err := h.ServeHTTP(recorder, request, next)
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+	if got > 2 {
+		t.Errorf("edr_auth costs %v allocations, want at most 2", got)
+	}
 }
 
 type discardObserver struct{}
@@ -262,18 +279,29 @@ func (discardObserver) Backend(string)                 {}
 // replacer as Caddy hands it to the first handler.
 func admitter(tb testing.TB, g *gate, token string) func() {
 	tb.Helper()
-	r := httptest.NewRequest(http.MethodGet, "http://"+dataHost+"/a/b?c=d", nil)
+	r, prepare := admissible(tb, token)
 	recorder := httptest.NewRecorder()
-	replacer := caddy.NewReplacer()
-	r = caddyhttp.PrepareRequest(r, replacer, recorder, &caddyhttp.Server{})
-	fresh := *replacer
-	authorization := []string{"Bearer " + token}
 	return func() {
-		*replacer = fresh
-		r.Header["Authorization"] = authorization
-		if g.admit(recorder, r) == nil {
+		prepare()
+		admitted := g.admit(recorder, r)
+		if admitted == nil {
 			tb.Fatal(recorder.Body.String())
 		}
+		admitted.end()
+	}
+}
+
+// admissible is a request that is admitted again and again, and what makes it new.
+func admissible(tb testing.TB, token string) (*http.Request, func()) {
+	tb.Helper()
+	r := httptest.NewRequest(http.MethodGet, "http://"+dataHost+"/a/b?c=d", nil)
+	replacer := caddy.NewReplacer()
+	r = caddyhttp.PrepareRequest(r, replacer, httptest.NewRecorder(), &caddyhttp.Server{})
+	fresh := *replacer
+	authorization := []string{"Bearer " + token}
+	return r, func() {
+		*replacer = fresh
+		r.Header["Authorization"] = authorization
 	}
 }
 

@@ -49,17 +49,17 @@ var (
 	dataCodes = []tokens.Code{
 		tokens.CodeTokenMalformed, tokens.CodeTokenSignature, tokens.CodeTokenIssuer, tokens.CodeTokenExpired,
 		tokens.CodeWrongDataset, tokens.CodeWrongEndpoint, tokens.CodeFlowUnknown, tokens.CodeFlowSuspended,
-		tokens.CodeFlowEnded, tokens.CodeFlowNotStarted,
+		tokens.CodeFlowEnded, tokens.CodeFlowNotStarted, tokens.CodeFlowBusy, tokens.CodeConsumerBusy,
 	}
 	renewalCodes = []tokens.Code{
 		tokens.CodeRefreshInvalid, tokens.CodeRefreshReused, tokens.CodeProofMalformed, tokens.CodeProofAlgorithm,
 		tokens.CodeProofClaims, tokens.CodeProofIssuer, tokens.CodeProofNotBound, tokens.CodeProofAudience,
 		tokens.CodeProofExpired, tokens.CodeProofTime, tokens.CodeProofToken, tokens.CodeProofTokenFlow,
 		tokens.CodeProofKey, tokens.CodeProofSignature, tokens.CodeProofReplayed, tokens.CodeRenewalForbidden,
-		tokens.CodePolicyDenied, tokens.CodeFlowSuspended, tokens.CodeFlowEnded, tokens.CodeFlowNotStarted, tokens.CodeUnavailable,
+		tokens.CodePolicyDenied, tokens.CodeFlowSuspended, tokens.CodeFlowEnded, tokens.CodeFlowNotStarted, tokens.CodeConsumerBusy, tokens.CodeUnavailable,
 	}
 	renewalOutcomes = []tokens.RenewalOutcome{tokens.Rotated, tokens.Replayed, tokens.FirstAgain, tokens.RolledForward}
-	requestFaults   = []string{reasonMissing, reasonMalformed, reasonPath, reasonUpgrade, reasonMethod, reasonBody}
+	requestFaults   = []string{reasonMissing, reasonMalformed, reasonPath, reasonUpgrade, reasonMethod, reasonQuery, reasonBody}
 	flowStates      = []tokens.State{tokens.Starting, tokens.Started, tokens.Suspended, tokens.Completed, tokens.Terminated}
 )
 

@@ -196,7 +196,7 @@ func TestParticipantCaddyfile(t *testing.T) {
 // Many participants remember no more tokens than one does, and each has room for some.
 func TestRoomForTokensIsDivided(t *testing.T) {
 	for participants, want := range map[int]int{1: 65536, 4: 16384, 1000: 4096} {
-		app := &App{participants: make([]*participant, participants), UnacknowledgedTTL: new(caddy.Duration)}
+		app := &App{Limits: new(Limits), participants: make([]*participant, participants), UnacknowledgedTTL: new(caddy.Duration)}
 		if got := app.tokenConfig().CacheEntries; got != want {
 			t.Errorf("%d participants: %d", participants, got)
 		}

@@ -36,7 +36,7 @@ func init() {
 // Edc-Bpn, Edc-Contract-Agreement-Id and the headers and credentials of the flow's address are added.
 //
 // Redirects are not followed; a Location below the flow's base is rewritten to the endpoint, another one is removed, as
-// are cookies and what tells of the backend's software. A backend's 401, 403 and 407 are answered 502, but for
+// are cookies, unless they are allowed, and what tells of the backend's software. A backend's 401, 403 and 407 are answered 502, but for
 // ProxyHttpData. Refusals are answered as edr_auth answers them; an error of the backend (502, 504) is returned, so
 // that error routes (handle_errors) apply.
 //
@@ -189,6 +189,7 @@ func (h *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 	if admitted == nil {
 		return nil
 	}
+	defer admitted.end()
 	to, err := h.targetOf(admitted.access)
 	if err != nil {
 		return h.refuseTarget(w, r, admitted.access, err)
@@ -204,12 +205,13 @@ func (h *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 	}
 	h.dropUnforwarded(r.Header)
 	caddyhttp.SetVar(r.Context(), deliveryVar, &delivery{
-		grant:  admitted,
-		target: to,
-		below:  belowEndpoint(admitted.access.EndpointPath(), admitted.path, r.URL.EscapedPath()),
-		shape:  passed,
-		writer: w,
-		token:  token,
+		grant:   admitted,
+		target:  to,
+		below:   belowEndpoint(admitted.access.EndpointPath(), admitted.path, r.URL.EscapedPath()),
+		shape:   passed,
+		writer:  w,
+		token:   token,
+		cookies: h.AllowSetCookie,
 	})
 	return h.inner.ServeHTTP(w, r, next)
 }

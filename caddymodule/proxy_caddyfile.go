@@ -33,9 +33,13 @@ func parseProxy(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 //		allow_encoded_slash
 //		allow_encoded_percent
 //		allow_double_slash
+//		allow_set_cookie
+//		methods <method>...
+//		query <name>...
+//		no_query
 //	}
 //
-// backends is required; it, secret and request_headers may be repeated. The value of a secret is best a placeholder,
+// backends is required; it, secret, request_headers, methods and query may be repeated. The value of a secret is best a placeholder,
 // {file./run/secrets/name}.
 func (h *Proxy) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return unmarshalBlock(d, h.unmarshalOption, h.check)

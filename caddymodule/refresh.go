@@ -60,6 +60,7 @@ func (h *Refresh) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.app, h.logger = app, ctx.Slogger()
+	warnOfPatience(ctx, ctx.Logger())
 	served := app.participants
 	if h.Participant != "" || len(served) == 1 {
 		h.only, err = app.findParticipant(h.Participant)
@@ -170,9 +171,11 @@ type renewal struct {
 const (
 	faultMalformed = "malformed_request"
 	faultNoProof   = "missing_proof"
+	faultTooLarge  = "too_large"
+	faultBusy      = "busy" // as many renewals are under way as are worked on at once
 )
 
-var renewalFaults = []string{faultMalformed, faultNoProof}
+var renewalFaults = []string{faultMalformed, faultNoProof, faultTooLarge, faultBusy}
 
 // serveRenewal answers a renewal for a participant, or says that it cannot tell for whom it is.
 func (h *Refresh) serveRenewal(w http.ResponseWriter, r *http.Request, p *participant) {
@@ -227,14 +230,15 @@ type endpoint struct{ *participant }
 // renew answers a renewal. The order of checks is that of the Tractus-X refresh endpoint: grant type, refresh token,
 // authorization, then the tokens themselves.
 func (e endpoint) renew(w http.ResponseWriter, r *http.Request) renewal {
-	request, err := oauth.ParseTokenRequest(r, 0)
+	timeBody(w, r, time.Duration(e.app.Limits.MessageTimeout))
+	request, err := oauth.ParseTokenRequest(r, e.app.Limits.MessageBytes)
 	if err == nil {
 		err = request.CheckRefresh()
 	}
 	if err != nil {
 		return e.refuse(w, faultMalformed, "", err)
 	}
-	proof, err := oauth.Bearer(r.Header, 0)
+	proof, err := oauth.Bearer(r.Header, e.app.Limits.TokenBytes)
 	if errors.Is(err, oauth.Missing) {
 		return e.refuse(w, faultNoProof, "", err)
 	}
@@ -245,6 +249,11 @@ func (e endpoint) renew(w http.ResponseWriter, r *http.Request) renewal {
 	if err != nil {
 		return e.refuseToken(w, proof, err)
 	}
+	// Only now, when the whole request is there: slow clients must not keep others from renewing.
+	if !e.app.renewing.enter() {
+		return e.refuseBusy(w)
+	}
+	defer e.app.renewing.leave()
 	renewed, err := service.Renew(r.Context(), tokens.RenewRequest{RefreshToken: request.RefreshToken.Reveal(), Proof: proof.Reveal()})
 	if err != nil {
 		return e.refuseToken(w, proof, err)
@@ -265,11 +274,25 @@ func (e endpoint) refuse(w http.ResponseWriter, result string, dialect tokens.Di
 	if errors.As(err, &definite) {
 		refusal = definite
 	}
-	if refusal.Status >= http.StatusInternalServerError {
+	switch {
+	case refusal.Status >= http.StatusInternalServerError:
 		result = string(tokens.CodeUnavailable)
+	case refusal.Status == http.StatusRequestEntityTooLarge || refusal.Status == http.StatusRequestURITooLong:
+		result = faultTooLarge
 	}
 	writeErr := oauth.WriteError(w, e.format(dialect), refusal)
 	return renewal{result: result, status: refusal.Status, detail: errors.Join(err, writeErr)}
+}
+
+// errTooManyRenewals is logged of a renewal that found no room.
+var errTooManyRenewals = errors.New("too many renewals at once")
+
+// refuseBusy answers a renewal that finds no room. Never 429: a consumer takes any 4xx for final.
+func (e endpoint) refuseBusy(w http.ResponseWriter) renewal {
+	err := oauth.WriteError(w, e.format(""), oauth.Refusal{
+		Status: http.StatusServiceUnavailable, Code: oauth.CodeTemporarilyUnavailable, Message: textRenewalUnavailable, RetryAfter: defaultRetryAfter,
+	})
+	return renewal{result: faultBusy, status: http.StatusServiceUnavailable, detail: errors.Join(errTooManyRenewals, err)}
 }
 
 // refuseToken answers an error of the token service.

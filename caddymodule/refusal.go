@@ -22,6 +22,7 @@ const (
 	reasonPath      = "path"              // a path without a canonical form
 	reasonUpgrade   = "upgrade"           // another protocol is asked for
 	reasonMethod    = "method"            // a method that is never proxied
+	reasonQuery     = "query"             // a query parameter that is not allowed
 	reasonBody      = "body"              // the flow's backend takes no such body
 	reasonRenewal   = "refresh_request"   // a renewal that no edr_refresh took
 )
@@ -56,6 +57,7 @@ var rulings = map[string]ruling{
 	reasonMalformed: {http.StatusBadRequest, http.StatusBadRequest, "invalid_request", "Malformed request"},
 	reasonPath:      {http.StatusBadRequest, http.StatusBadRequest, "invalid_request", "Malformed path"},
 	reasonUpgrade:   {http.StatusBadRequest, http.StatusBadRequest, "invalid_request", "Protocol upgrades are not supported"},
+	reasonQuery:     {http.StatusBadRequest, http.StatusBadRequest, "invalid_request", "Query not allowed"},
 	reasonBody:      {http.StatusBadRequest, http.StatusBadRequest, "invalid_request", "Malformed request"},
 
 	string(tokens.CodeTokenMalformed): {http.StatusUnauthorized, http.StatusForbidden, "invalid_token", textUndecodable},
@@ -67,6 +69,9 @@ var rulings = map[string]ruling{
 	string(tokens.CodeFlowEnded):      {http.StatusUnauthorized, http.StatusForbidden, "invalid_token", textNoSuchFlow},
 	string(tokens.CodeFlowNotStarted): {http.StatusUnauthorized, http.StatusForbidden, "invalid_token", textNoSuchFlow},
 	string(tokens.CodeFlowSuspended):  {http.StatusForbidden, http.StatusForbidden, "insufficient_scope", textNoSuchFlow},
+
+	string(tokens.CodeFlowBusy):     {http.StatusTooManyRequests, http.StatusTooManyRequests, "", "Too many requests of this data flow at once"},
+	string(tokens.CodeConsumerBusy): {http.StatusTooManyRequests, http.StatusTooManyRequests, "", "Too many requests of this consumer at once"},
 
 	string(tokens.CodeWrongDataset):  {http.StatusForbidden, http.StatusForbidden, "insufficient_scope", "The token does not open this resource"},
 	string(tokens.CodeWrongEndpoint): {http.StatusForbidden, http.StatusForbidden, "insufficient_scope", "The token does not open this resource"},
@@ -96,7 +101,11 @@ func (g *gate) refuse(w http.ResponseWriter, r *http.Request, no refusal) {
 	if rule.code != "" {
 		challenge += `, error="` + rule.code + `"`
 	}
-	w.Header().Set("WWW-Authenticate", challenge)
+	if status == http.StatusTooManyRequests {
+		w.Header().Set("Retry-After", secondsOf(defaultRetryAfter)) // RFC 6585 §4
+	} else {
+		w.Header().Set("WWW-Authenticate", challenge)
+	}
 	body := refusalBody{Errors: []string{text}}
 	if no.reason == string(tokens.CodeFlowSuspended) {
 		body.Code = no.reason
@@ -174,9 +183,12 @@ func (g *gate) refuseRenewal(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// refuseMethod answers a method that is never proxied.
-func (g *gate) refuseMethod(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS") // RFC 9110 §15.5.6
+// methodsOfAll are those that pass where nothing else is said.
+const methodsOfAll = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+
+// refuseMethod answers a method that is not among the allowed ones.
+func (g *gate) refuseMethod(w http.ResponseWriter, r *http.Request, allow string) {
+	w.Header().Set("Allow", allow) // RFC 9110 §15.5.6
 	g.note(r, verdictRefused, reasonMethod)
 	leaveBody(w, r)
 	refusalBody{Errors: []string{"Method not allowed"}}.write(w, http.StatusMethodNotAllowed)
@@ -223,11 +235,15 @@ func (b refusalBody) write(w http.ResponseWriter, status int) {
 	_, _ = w.Write(b.encode()) // a client that is gone cannot be told so
 }
 
+// secondsOf writes a wait in whole seconds, rounded up (RFC 9110 §10.2.3).
+func secondsOf(wait time.Duration) string {
+	return strconv.FormatInt(int64((wait+time.Second-1)/time.Second), 10)
+}
+
 func writeUnavailable(w http.ResponseWriter, retryAfter time.Duration, text string) {
 	if retryAfter <= 0 {
 		retryAfter = defaultRetryAfter
 	}
-	seconds := int64((retryAfter + time.Second - 1) / time.Second)
-	w.Header().Set("Retry-After", strconv.FormatInt(seconds, 10))
+	w.Header().Set("Retry-After", secondsOf(retryAfter))
 	refusalBody{Errors: []string{text}}.write(w, http.StatusServiceUnavailable)
 }

@@ -59,6 +59,8 @@ type Route struct {
 	// by a callback when they have started, with the data address. EDC cannot resume such flows properly, so it is for other
 	// control planes. Each control plane needs a callback. Starts of EDC's classic signaling are not affected. Default: false.
 	Async bool `json:"async,omitempty"`
+
+	RequestRules
 }
 
 // RouteMetadata asks for one member of a flow's metadata.
@@ -86,6 +88,7 @@ type RouteSecret struct {
 type routeTable struct {
 	endpoints map[string]string         // route name to its own public URL
 	templates map[string]*routeTemplate // of those that have a backend
+	rules     map[string]*requestRules  // of those that have any
 	routes    []signaling.Route         // in the order of their names
 }
 
@@ -93,6 +96,7 @@ func newRouteTable(routes map[string]*Route, a *addresses, replacer *caddy.Repla
 	t := &routeTable{
 		endpoints: map[string]string{},
 		templates: map[string]*routeTemplate{},
+		rules:     map[string]*requestRules{},
 	}
 	// Sorted, so that a config with two faults always names the same one.
 	for _, name := range slices.Sorted(maps.Keys(routes)) {
@@ -120,8 +124,16 @@ func (t *routeTable) add(name string, r *Route, a *addresses, replacer *caddy.Re
 	if r == nil || !r.matches() {
 		return errNoMatcher
 	}
-	if r.Backend == "" && r.PublicURL == "" && !r.Async {
-		return errors.New("none of backend, public_url and async is set, so the route says nothing")
+	if r.Backend == "" && r.PublicURL == "" && !r.Async && r.RequestRules.isZero() {
+		return errors.New("none of backend, public_url, async, methods and query is set, so the route says nothing")
+	}
+	err := r.RequestRules.check()
+	if err != nil {
+		return err
+	}
+	rules := newRequestRules(r.RequestRules)
+	if rules != nil {
+		t.rules[name] = rules
 	}
 	if r.Backend == "" && len(r.Headers)+len(r.Secrets) > 0 {
 		return errors.New("header or secret is set, but no backend to send it to")

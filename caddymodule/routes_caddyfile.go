@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -30,6 +31,10 @@ func (s *ParticipantSettings) parseRoute(d *caddyfile.Dispenser) error {
 	if !route.matches() {
 		return d.Errf("route %s: %w", name, errNoMatcher)
 	}
+	err := route.RequestRules.check()
+	if err != nil {
+		return d.Errf("route %s: %w", name, err)
+	}
 	if s.Routes == nil {
 		s.Routes = map[string]*Route{}
 	}
@@ -38,7 +43,8 @@ func (s *ParticipantSettings) parseRoute(d *caddyfile.Dispenser) error {
 }
 
 func (r *Route) options() map[string]func(*caddyfile.Dispenser) error {
-	return map[string]func(*caddyfile.Dispenser) error{
+	options := r.RequestRules.options()
+	maps.Copy(options, map[string]func(*caddyfile.Dispenser) error{
 		"dataset":    texts(&r.Datasets),
 		"profile":    texts(&r.Profiles),
 		"label":      texts(&r.Labels),
@@ -48,7 +54,8 @@ func (r *Route) options() map[string]func(*caddyfile.Dispenser) error {
 		"secret":     r.parseSecret,
 		"public_url": text(&r.PublicURL),
 		"async":      func(d *caddyfile.Dispenser) error { return setFlag(d, &r.Async) },
-	}
+	})
+	return options
 }
 
 // parseMetadata reads metadata <member> <value>...

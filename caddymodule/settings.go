@@ -53,6 +53,10 @@ func (a *App) setDefaults() {
 	if a.Resolver == nil {
 		a.Resolver = new(Resolver)
 	}
+	if a.Limits == nil {
+		a.Limits = new(Limits)
+	}
+	a.Limits.setDefaults()
 }
 
 func orDefault[T comparable](value, standard T) T {
@@ -66,7 +70,7 @@ func orDefault[T comparable](value, standard T) T {
 // checkSettings checks what needs no file. It comes first, so that a config that says nothing is told what is missing and
 // not which file could not be read.
 func (a *App) checkSettings() error {
-	for _, check := range []func() error{a.checkParticipants, a.checkLifetimes, a.checkChoices} {
+	for _, check := range []func() error{a.checkParticipants, a.checkLifetimes, a.checkChoices, a.checkLimits} {
 		err := check()
 		if err != nil {
 			return err
@@ -102,6 +106,14 @@ func (a *App) checkLifetimes() error {
 	}
 	if unused := time.Duration(*a.UnacknowledgedTTL); unused != 0 && unused < minUnacknowledgedTTL {
 		return fmt.Errorf("unacknowledged_ttl must be 0 or at least %s, not %s: consumers use an EDR when they need the data", minUnacknowledgedTTL, unused)
+	}
+	return nil
+}
+
+func (a *App) checkLimits() error {
+	err := a.Limits.check()
+	if err != nil {
+		return fmt.Errorf("limits: %w", err)
 	}
 	return nil
 }

@@ -130,6 +130,9 @@ func (h *Signaling) handlerOf(p *participant, access signaling.Access) (*signali
 			return p.grants[string(c)].Differs(said)
 		},
 		AsyncPrepare: p.preparesLater,
+		StartsAtOnce: h.app.Limits.Starts,
+		StartWait:    time.Duration(h.app.Limits.StartWait),
+		MaxBodyBytes: h.app.Limits.MessageBytes,
 
 		Checked:  func(c tokens.Caller) { p.register.Checked(string(c), time.Now()) },
 		Observer: p.observer,
@@ -230,6 +233,7 @@ func (h *Signaling) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddy
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return nil
 	}
+	timeBody(w, r, time.Duration(h.app.Limits.MessageTimeout))
 	to.handler.ServeHTTP(w, r)
 	return nil
 }

@@ -103,6 +103,7 @@ func (h *Signaling) issuer(
 	guard, err := dial.NewGuard(dial.Config{
 		AllowAddresses: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")},
 		DenyEndpoints:  adminEndpoints(),
+		Denied:         dial.TellReason(h.app.observer.deniedTo(dialKeySet)),
 	})
 	if err != nil {
 		return nil, err
@@ -118,7 +119,7 @@ func (h *Signaling) issuer(
 	}
 	issuer, err := signaling.NewIssuer(signaling.IssuerConfig{
 		Issuer: replaced.Issuer, Keys: set, Audience: audience, Subjects: replaced.Subjects, Exchange: exchange,
-		ClockSkew: time.Duration(h.app.ClockSkew), Now: time.Now,
+		ClockSkew: time.Duration(h.app.ClockSkew), MaxBodyBytes: h.app.Limits.MessageBytes, Now: time.Now,
 	})
 	if err != nil {
 		return nil, err

@@ -152,6 +152,10 @@ func (s *sites) speaks(dialect tokens.Dialect) bool {
 
 // The rest is what the handlers of the data path ask of the participant.
 
+func (p *participant) limits() *Limits { return p.app.Limits }
+
+func (p *participant) rulesOf(route string) *requestRules { return p.routes.rules[route] }
+
 func (p *participant) metrics() dataObserver { return p.observer }
 
 // refreshRequest reports whether a request is a renewal, of whatever participant: the endpoint of one may lie below that of

@@ -32,12 +32,13 @@ const (
 
 // delivery is one request on its way to a backend.
 type delivery struct {
-	grant  *grant
-	target *target
-	below  string // canonical path below the flow's endpoint
-	shape  shape
-	writer http.ResponseWriter // for what concerns the connection to the client
-	token  tokens.Secret       // that the backend wants of us; empty: none
+	grant   *grant
+	target  *target
+	below   string // canonical path below the flow's endpoint
+	shape   shape
+	writer  http.ResponseWriter // for what concerns the connection to the client
+	token   tokens.Secret       // that the backend wants of us; empty: none
+	cookies bool                // of the backend pass
 }
 
 // String returns the flow's id: the request variable that holds a delivery can be printed.

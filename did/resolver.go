@@ -182,11 +182,7 @@ func newTransport(c Config) (*http.Transport, error) {
 	guard, err := dial.NewGuard(dial.Config{
 		AllowAddresses: c.AllowAddresses,
 		DenyEndpoints:  c.DenyEndpoints,
-		Denied: func(e *dial.DeniedError) {
-			if c.Denied != nil {
-				c.Denied(string(e.Reason))
-			}
-		},
+		Denied:         dial.TellReason(c.Denied),
 	})
 	if err != nil {
 		return nil, err

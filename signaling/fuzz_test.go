@@ -52,7 +52,7 @@ func accepted(t *testing.T, m *startMessage, x *exchange) {
 func FuzzDPSStart(f *testing.F) {
 	seeds(f, dpsRoot)
 	f.Fuzz(func(t *testing.T, body []byte) {
-		if len(body) > maxBodyBytes {
+		if len(body) > defaultBodyBytes {
 			return
 		}
 		c := dps{did: "did:web:localhost%3A9600"}
@@ -90,7 +90,7 @@ func FuzzDPSStart(f *testing.F) {
 func FuzzDPSReceived(f *testing.F) {
 	seeds(f, dpsRoot)
 	f.Fuzz(func(t *testing.T, body []byte) {
-		if len(body) > maxBodyBytes {
+		if len(body) > defaultBodyBytes {
 			return
 		}
 		c := dps{did: "did:web:localhost%3A9600"}
@@ -110,7 +110,7 @@ func FuzzDPSReceived(f *testing.F) {
 func FuzzClassicStart(f *testing.F) {
 	seeds(f, classicRoot)
 	f.Fuzz(func(t *testing.T, body []byte) {
-		if len(body) > maxBodyBytes {
+		if len(body) > defaultBodyBytes {
 			return
 		}
 		c := classic{}
@@ -185,7 +185,7 @@ func expandedForm(t *testing.T, m *startMessage, namespace string) []byte {
 // TestLargestMessages: what a sender could put into 64 KiB to make reading slow or to grow in memory is refused like any
 // other nonsense.
 func TestLargestMessages(t *testing.T) {
-	many := func(item string) string { return strings.Repeat(item, (maxBodyBytes-2048)/len(item)) }
+	many := func(item string) string { return strings.Repeat(item, (defaultBodyBytes-2048)/len(item)) }
 	bodies := map[string]string{
 		"contexts": `{"@context":[` + many(`{"a":"b:"},`) + `{}],"processId":"x"}`,
 		"lists":    `{"flowType":"PULL","processId":[` + many(`"x",`) + `"x"]}`,

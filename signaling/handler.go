@@ -21,6 +21,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -88,6 +89,8 @@ type Config struct {
 	// configured for it; empty: they agree. Default: none is configured for any.
 	Differs func(caller tokens.Caller, said *tokens.PlaneAuthorization) string
 
+	MaxBodyBytes int64 // the largest message; default 64 KiB
+
 	StartsAtOnce int           // starts worked on at once for each control plane; default 16
 	StartWait    time.Duration // how long further ones wait for their turn; default 20 s
 
@@ -100,6 +103,7 @@ type Config struct {
 // Handler answers signaling messages. It is safe for concurrent use.
 type Handler struct {
 	machine       machine
+	maxBodyBytes  int64
 	codecs        map[tokens.Dialect]codec
 	access        Access
 	participant   string
@@ -114,11 +118,11 @@ type Handler struct {
 	newID         func() string
 }
 
-// Limits of a message. EDC gives up reading an answer after 30 s; then the same message comes again.
-const (
-	maxBodyBytes = 64 << 10
-	answerWithin = 28 * time.Second
-)
+// defaultBodyBytes is the largest message where nothing else is said.
+const defaultBodyBytes = 64 << 10 // 64 KiB
+
+// answerWithin bounds the work on a message. EDC gives up reading an answer after 30 s; then the same message comes again.
+const answerWithin = 28 * time.Second
 
 // New returns a Handler.
 func New(c Config) (*Handler, error) {
@@ -149,8 +153,11 @@ func New(c Config) (*Handler, error) {
 	if slices.Contains(c.Dialects, tokens.DPS) && c.DID == "" {
 		return nil, errors.New("signaling: data plane signaling needs the participant's DID")
 	}
-	if c.StartsAtOnce < 0 || c.StartWait < 0 {
-		return nil, errors.New("signaling: limits of starts must not be negative")
+	if c.StartsAtOnce < 0 || c.StartWait < 0 || c.MaxBodyBytes < 0 {
+		return nil, errors.New("signaling: limits must not be negative")
+	}
+	if c.MaxBodyBytes == 0 {
+		c.MaxBodyBytes = defaultBodyBytes
 	}
 	if c.StartsAtOnce == 0 {
 		c.StartsAtOnce = 16
@@ -186,6 +193,7 @@ func New(c Config) (*Handler, error) {
 			asyncPrepare: c.AsyncPrepare,
 			turns:        newTurns(c.StartsAtOnce, c.StartWait),
 		},
+		maxBodyBytes:  c.MaxBodyBytes,
 		codecs:        codecs,
 		access:        c.Access,
 		participant:   c.Participant,
@@ -303,7 +311,7 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, x *exchange, sp
 	}
 	var body []byte
 	if x.operation.method() != http.MethodGet && x.operation != opDelPlane {
-		body, err = readBody(w, r, x.dialect)
+		body, err = h.readBody(w, r, x.dialect)
 		if err != nil {
 			return nil, err
 		}
@@ -368,19 +376,24 @@ func checkMethod(r *http.Request, op operation) error {
 }
 
 // readBody reads the message. An empty one needs no media type: DPS §1.1 has an empty body for completed.
-func readBody(w http.ResponseWriter, r *http.Request, d tokens.Dialect) ([]byte, error) {
+func (h *Handler) readBody(w http.ResponseWriter, r *http.Request, d tokens.Dialect) ([]byte, error) {
 	tooLarge := &refusal{
 		status: http.StatusRequestEntityTooLarge, outcome: outcomeTooLarge,
-		text: fmt.Sprintf("a message has at most %d bytes", maxBodyBytes),
+		text: fmt.Sprintf("a message has at most %d bytes", h.maxBodyBytes),
 	}
-	if r.ContentLength > maxBodyBytes {
+	if r.ContentLength > h.maxBodyBytes {
 		return nil, tooLarge
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBodyBytes))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, h.maxBodyBytes))
 	var limit *http.MaxBytesError
 	switch {
 	case errors.As(err, &limit):
 		return nil, tooLarge
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		// Which says nothing about the message, and control planes take a 4xx for final.
+		return nil, &refusal{
+			status: http.StatusServiceUnavailable, outcome: outcomeUnavailable, text: textUnavailable, detail: "the body came too slowly",
+		}
 	case err != nil:
 		return nil, invalid("the body ends early").because(err)
 	case len(body) == 0:

@@ -109,7 +109,7 @@ func TestConfiguration(t *testing.T) {
 }
 
 func TestRequests(t *testing.T) {
-	big := strings.Repeat(" ", maxBodyBytes)
+	big := strings.Repeat(" ", defaultBodyBytes)
 	tests := []struct {
 		name         string
 		method, path string

@@ -72,6 +72,9 @@ type IssuerConfig struct {
 	// ClockSkew is the tolerance for the issuer's clock. Default: none.
 	ClockSkew time.Duration
 
+	// MaxBodyBytes is the largest message, as that of the Handler. Default: 64 KiB.
+	MaxBodyBytes int64
+
 	// Now is the clock. Default: the system's.
 	Now func() time.Time
 }
@@ -102,8 +105,11 @@ func NewIssuer(c IssuerConfig) (*Issuer, error) {
 			return nil, err
 		}
 	}
-	if c.ClockSkew < 0 {
-		return nil, errors.New("clock skew must not be negative")
+	if c.ClockSkew < 0 || c.MaxBodyBytes < 0 {
+		return nil, errors.New("clock skew and the limit of messages must not be negative")
+	}
+	if c.MaxBodyBytes == 0 {
+		c.MaxBodyBytes = defaultBodyBytes
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -250,7 +256,7 @@ func (i *Issuer) check(r *http.Request, t *issued) error {
 	}
 	var request [sha256.Size]byte
 	if t.id != "" {
-		request, err = digestOf(r, t)
+		request, err = digestOf(r, t, i.c.MaxBodyBytes)
 	}
 	if err != nil {
 		return err
@@ -268,7 +274,7 @@ func (i *Issuer) check(r *http.Request, t *issued) error {
 
 // digestOf is equal for equal requests with equal tokens. It reads the body, which stays readable. The token is proven by
 // then, so that strangers cannot make us do this.
-func digestOf(r *http.Request, t *issued) ([sha256.Size]byte, error) {
+func digestOf(r *http.Request, t *issued, maxBodyBytes int64) ([sha256.Size]byte, error) {
 	var body []byte
 	if r.Body != nil {
 		var err error

@@ -200,7 +200,7 @@ func FuzzControlPlane(f *testing.F) {
 	f.Add([]byte(`[`))
 	f.Add([]byte(authorized(`{"type":"oauth2_client_credentials","tokenEndpoint":"https://auth.example/token","clientId":"c","clientSecret":"s"}`)))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		if len(body) > maxBodyBytes {
+		if len(body) > defaultBodyBytes {
 			return
 		}
 		planes := &fakePlanes{known: map[tokens.Caller]tokens.ControlPlane{}}

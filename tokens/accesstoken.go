@@ -16,9 +16,6 @@ import (
 // hold, is taken for one (RFC 8725 §3.11).
 const accessTokenType = "at+jwt"
 
-// tokenLimit is the longest token that is looked at.
-const tokenLimit = compactjws.DefaultLimit
-
 // accessClaims are the claims of an access token (RFC 9068 §2.2). Consumers treat the token as opaque.
 type accessClaims struct {
 	Issuer    string `json:"iss"`
@@ -77,7 +74,7 @@ func (s *Service) mint(f *Flow, life time.Duration) (Secret, error) {
 // readAccessToken checks that a token is an access token signed by a key of this ring for this participant, and
 // returns its claims. It does not look at the expiry: a renewal shows an expired token.
 func (s *Service) readAccessToken(token string) (*accessClaims, error) {
-	t, err := compactjws.Parse(token, tokenLimit)
+	t, err := compactjws.Parse(token, s.c.MaxTokenBytes)
 	if err != nil {
 		return nil, &Error{Code: CodeTokenMalformed, cause: err}
 	}

@@ -22,6 +22,8 @@ const (
 	CodeFlowSuspended  Code = "flow_suspended"   // the flow is suspended; renewing does not help
 	CodeFlowEnded      Code = "flow_ended"       // the flow is completed, terminated or revoked
 	CodeFlowNotStarted Code = "flow_not_started" // the flow is not started yet
+	CodeFlowBusy       Code = "flow_busy"        // as many requests of the flow are under way as are allowed at once
+	CodeConsumerBusy   Code = "consumer_busy"    // the same of the consumer, with all its flows, or of its renewals
 )
 
 // Refusals of a renewal.

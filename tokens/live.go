@@ -12,17 +12,19 @@ import (
 
 // Live holds the present state of the flows that are in use. It hangs on the store, not on a configuration, so that a
 // flow ended under a new configuration is seen by requests admitted under an old one. Memory follows use: a flow's
-// entry goes when no remembered token points at it any more. It also holds which reports are owed, and which flows wait for the policy.
+// entry goes when no remembered token points at it any more. It also holds which reports are owed, which flows wait for the policy, and
+// what each consumer has under way.
 type Live struct {
 	seed   maphash.Seed
 	shards [liveShards]liveShard
 
 	replica // what several gateways over one store need
 
-	mu       sync.Mutex // guards what follows, by participant
-	owed     map[string]*OwedReports
-	rechecks map[string]*rechecks
-	running  map[string][]*Service // the newest last
+	mu        sync.Mutex // guards what follows, by participant
+	owed      map[string]*OwedReports
+	rechecks  map[string]*rechecks
+	running   map[string][]*Service // the newest last
+	consumers map[consumerKey]weak.Pointer[liveConsumer]
 }
 
 const liveShards = 64
@@ -43,6 +45,8 @@ type liveFlow struct {
 	owner  atomic.Pointer[string] // name of the control plane that the flow belongs to
 	pinned atomic.Pointer[State]  // an ending that the store did not take: overrides the word
 	marked atomic.Bool            // the first use is recorded, or on its way
+
+	requests atomic.Int64 // data requests that are under way
 }
 
 // pin is the ending or suspension of a flow that is in effect here before the store has recorded it, and also if the store
@@ -57,7 +61,10 @@ type pin struct {
 
 // NewLive returns an empty set of states.
 func NewLive() *Live {
-	l := &Live{seed: maphash.MakeSeed(), owed: map[string]*OwedReports{}, rechecks: map[string]*rechecks{}, running: map[string][]*Service{}}
+	l := &Live{
+		seed: maphash.MakeSeed(), owed: map[string]*OwedReports{}, rechecks: map[string]*rechecks{},
+		running: map[string][]*Service{}, consumers: map[consumerKey]weak.Pointer[liveConsumer]{},
+	}
 	for i := range l.shards {
 		l.shards[i].flows = map[string]weak.Pointer[liveFlow]{}
 		l.shards[i].pins = map[string]*pin{}

@@ -51,8 +51,8 @@ type authentication struct {
 func (*authentication) String() string { return "redacted" }
 
 // readProof takes an authentication token apart. Nothing in it is proven yet.
-func readProof(raw string) (*authentication, error) {
-	t, err := compactjws.Parse(raw, tokenLimit)
+func readProof(raw string, limit int) (*authentication, error) {
+	t, err := compactjws.Parse(raw, limit)
 	if err != nil {
 		return nil, &Error{Code: CodeProofMalformed, cause: err}
 	}

@@ -209,7 +209,7 @@ func TestProofAlgorithmsRefused(t *testing.T) {
 		"critical":     {sign(`{"alg":"ES256","kid":"x","crit":["exp"],"exp":1}`, payload), CodeProofMalformed},
 		"access token": {edr.AccessToken.Reveal(), CodeProofMalformed},
 		"empty":        {"", CodeProofMalformed},
-		"too long":     {strings.Repeat("a", tokenLimit+1), CodeProofMalformed},
+		"too long":     {strings.Repeat("a", 16<<10+1), CodeProofMalformed},
 	} {
 		_, err := x.Renew(context.Background(), RenewRequest{RefreshToken: edr.RefreshToken.Reveal(), Proof: c.proof})
 		if CodeOf(err) != c.code {

@@ -51,7 +51,7 @@ const rememberedProofs = 8
 func (s *Service) Renew(ctx context.Context, r RenewRequest) (*Renewal, error) {
 	start := s.c.Now()
 	defer func() { s.c.Observer.Stage("renew", "total", s.c.Now().Sub(start)) }()
-	proof, err := readProof(r.Proof)
+	proof, err := readProof(r.Proof, s.c.MaxTokenBytes)
 	if err != nil {
 		return nil, err
 	}
@@ -115,6 +115,12 @@ func (s *Service) renew(ctx context.Context, refresh string, proof *authenticati
 	if err != nil {
 		return nil, err
 	}
+	// From here on others may be waited for. That the caller holds the EDR is known by now: strangers take nobody's room.
+	done, err := s.beginRenewal(f)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	err = s.verifySignature(ctx, proof)
 	if err != nil {
 		return nil, err

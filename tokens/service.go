@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/edrgate/edrgate/internal/compactjws"
 	"github.com/edrgate/edrgate/store"
 )
 
@@ -101,6 +102,10 @@ type Config struct {
 	// StoreIsTended says that another service of the process sweeps the store and watches the clock, which is enough once.
 	StoreIsTended bool
 
+	// RenewalsPerConsumer is how many renewals of one consumer are worked on at once; further ones are CodeConsumerBusy. 0: any
+	// number.
+	RenewalsPerConsumer int
+
 	// Policy is asked whether a flow may be started, and at each renewal whether its tokens may be renewed. Default: none,
 	// and everything is permitted that the rest permits.
 	Policy Policy
@@ -108,7 +113,8 @@ type Config struct {
 	// EndOnDeny ends a flow whose renewal the policy denies. Otherwise that renewal is refused and the flow stays.
 	EndOnDeny bool
 
-	CacheEntries int // verified tokens remembered; default 65,536
+	CacheEntries  int // verified tokens remembered; default 65,536
+	MaxTokenBytes int // the longest access token and proof that is looked at; default 16 KiB
 
 	// Route says what the configuration makes of a flow. It is called with the whole flow when one of its tokens is first
 	// used, and the answer is kept with the token: it must be small, whatever other parties wrote into the flow, and hold
@@ -192,6 +198,7 @@ func (c *Config) complete() error {
 	setDefault(&c.ClockSkew, DefaultClockSkew)
 	setDefault(&c.ProofLifetime, DefaultProofLifetime)
 	setDefault(&c.CacheEntries, DefaultCacheEntries)
+	setDefault(&c.MaxTokenBytes, compactjws.DefaultLimit)
 	for name, d := range map[string]time.Duration{
 		"token ttl": c.TokenTTL, "token ttl without renewal": c.TokenTTLWithoutRenewal, "tombstone ttl": c.TombstoneTTL,
 		"clock skew": c.ClockSkew, "proof lifetime": c.ProofLifetime,

@@ -37,15 +37,16 @@ type Request struct {
 // Access is a verified token together with the live state of its flow. It is remembered and shared by all requests
 // with that token; nothing in it changes but the state.
 type Access struct {
-	flow    *Flow
-	live    *liveFlow
-	keys    *Ring
-	id      string
-	expires int64
-	host    string // of the endpoint, lower case, without the scheme's default port
-	port    string // the scheme's default port
-	path    string // of the endpoint, canonical, without a trailing slash
-	routed  Routed // zero unless the flow has the route that it was started with
+	flow     *Flow
+	live     *liveFlow
+	consumer *liveConsumer
+	keys     *Ring
+	id       string
+	expires  int64
+	host     string // of the endpoint, lower case, without the scheme's default port
+	port     string // the scheme's default port
+	path     string // of the endpoint, canonical, without a trailing slash
+	routed   Routed // zero unless the flow has the route that it was started with
 
 	once       sync.Once
 	backend    any
@@ -77,6 +78,10 @@ func (a *Access) Agreement() string {
 
 // BPN returns the business partner number as it is asserted to the backend; empty if none is known.
 func (a *Access) BPN() string { return a.flow.BPN }
+
+// Route returns the name of the route that the flow was started with; empty: none. The configuration may have another one
+// for it by now, see Routed.
+func (a *Access) Route() string { return a.flow.Route }
 
 // TokenID returns the token's jti.
 func (a *Access) TokenID() string { return a.id }
@@ -186,7 +191,7 @@ func (s *Service) admit(ctx context.Context, token string, hash *tokenHash) (*Ac
 	if !f.Used.IsZero() {
 		live.marked.Store(true)
 	}
-	a := &Access{flow: f, live: live, keys: s.c.Keys, id: claims.ID, expires: claims.Expires}
+	a := &Access{flow: f, live: live, keys: s.c.Keys, id: claims.ID, expires: claims.Expires, consumer: s.c.Live.consumer(consumerOf(f))}
 	if f.State.Ended() {
 		// Its endpoint and secrets are gone, so there is nothing to remember.
 		return nil, a.Live()
