@@ -146,7 +146,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("resolver: %w", err)
 	}
-	a.client, err = controlplane.NewClient(adminEndpoints(), a.observer.deniedTo(dialControlPlane))
+	a.client, err = controlplane.NewClient(adminEndpoints())
 	if err != nil {
 		return err
 	}

@@ -116,7 +116,6 @@ func (l *backendList) guard() (*dial.Guard, error) {
 	guard, err := dial.NewGuard(dial.Config{
 		AllowAddresses: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")},
 		AllowPorts:     l.ports,
-		Denied:         dial.TellReason(processObserver().deniedTo(dialBackend)),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("backends: %w", err)

@@ -90,9 +90,7 @@ func (c *consuming) ownTransport(ctx caddy.Context, trustPool json.RawMessage) (
 }
 
 func checkedTransport(ctx caddy.Context, allowed []netip.Prefix, trustPool json.RawMessage, wait time.Duration) (*http.Transport, error) {
-	guard, err := dial.NewGuard(dial.Config{
-		AllowAddresses: allowed, DenyEndpoints: adminEndpoints(), Denied: dial.TellReason(processObserver().deniedTo(dialProvider)),
-	})
+	guard, err := dial.NewGuard(dial.Config{AllowAddresses: allowed, DenyEndpoints: adminEndpoints()})
 	if err != nil {
 		return nil, err
 	}

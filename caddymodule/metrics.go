@@ -58,7 +58,6 @@ type collectors struct {
 	owed         *prometheus.GaugeVec
 	looks        *prometheus.CounterVec
 	missing      *prometheus.GaugeVec
-	dials        *prometheus.CounterVec
 	didFetches   *prometheus.CounterVec
 	didFetchTime prometheus.Histogram
 	policy       *policyMetrics
@@ -105,7 +104,6 @@ func newCollectors() *collectors {
 		owed:         gauge("callbacks_owed", "What a control plane has still to be told, by event. Over replicas take the maximum.", participantLabel, "event"),
 		looks:        counter("registrations_total", "Looks at the gateway's registrations at control planes.", participantLabel, "result"),
 		missing:      gauge("registrations_missing", "Registrations at control planes that are not known to stand.", participantLabel),
-		dials:        counter("dials_denied_total", "Connections that were not made since the address is one that must not be reached.", "to", "reason"),
 		didFetches:   counter("did_fetches_total", "Fetches of DID documents by result.", "result"),
 		didFetchTime: histogram("did_fetch_duration_seconds", "How long fetches of DID documents took.", stageBuckets),
 		policy:       newPolicyMetrics(),
@@ -118,7 +116,7 @@ func newCollectors() *collectors {
 func (c *collectors) all() []prometheus.Collector {
 	return append(slices.Concat(c.policy.all(), c.consumer.all(), c.replica.all()),
 		c.issued, c.renewals, c.requests, c.backends, c.signaling, c.signalTime, c.events, c.stages, c.flows, c.orphaned, c.expiring, c.commits,
-		c.commitSize, c.commitTime, c.storeErrors, c.storeCalls, c.connections, c.space, c.callbacks, c.owed, c.looks, c.missing, c.dials, c.didFetches, c.didFetchTime, c.build,
+		c.commitSize, c.commitTime, c.storeErrors, c.storeCalls, c.connections, c.space, c.callbacks, c.owed, c.looks, c.missing, c.didFetches, c.didFetchTime, c.build,
 	)
 }
 
@@ -172,7 +170,6 @@ type observer struct {
 	storeCalls  map[string]prometheus.Observer
 	otherCall   prometheus.Observer
 	didFetches  counters[string]
-	dials       counters[dialKey]
 	stages      map[stageKey]prometheus.Observer
 	otherStage  prometheus.Observer
 	spaces      map[badger.Space]prometheus.Gauge
@@ -197,7 +194,6 @@ func newObserver(c *collectors) *observer {
 	}
 	o.Connections(0, 0, 0)
 	o.resolveStages()
-	o.resolveDials()
 	for _, space := range []badger.Space{badger.SpaceOK, badger.SpaceLow, badger.SpaceReserve, badger.SpaceNone} {
 		o.spaces[space] = c.space.WithLabelValues(space.String())
 	}

@@ -192,7 +192,7 @@ func (p *RemotePolicy) Provision(ctx caddy.Context) error {
 	p.config = policy.Config{
 		URL: strings.TrimRight(url, "\r\n"), Insecure: p.Insecure, Header: header,
 		Timeout: time.Duration(p.Timeout), Cache: time.Duration(p.Cache),
-		AllowAddresses: networks, DenyEndpoints: adminEndpoints(), Denied: processObserver().deniedTo(dialPolicy), TLS: clientTLS,
+		AllowAddresses: networks, DenyEndpoints: adminEndpoints(), TLS: clientTLS,
 	}
 	return nil
 }

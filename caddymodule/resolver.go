@@ -83,7 +83,6 @@ func (c *Resolver) resolver(observer did.Observer, logger *slog.Logger) (*did.Re
 		MaxAge:         time.Duration(c.CacheTTL),
 		FetchTimeout:   time.Duration(c.Timeout),
 		Observer:       observer,
-		Denied:         processObserver().deniedTo(dialDID),
 	})
 }
 

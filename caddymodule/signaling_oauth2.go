@@ -103,7 +103,6 @@ func (h *Signaling) issuer(
 	guard, err := dial.NewGuard(dial.Config{
 		AllowAddresses: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")},
 		DenyEndpoints:  adminEndpoints(),
-		Denied:         dial.TellReason(h.app.observer.deniedTo(dialKeySet)),
 	})
 	if err != nil {
 		return nil, err

@@ -182,7 +182,11 @@ func newTransport(c Config) (*http.Transport, error) {
 	guard, err := dial.NewGuard(dial.Config{
 		AllowAddresses: c.AllowAddresses,
 		DenyEndpoints:  c.DenyEndpoints,
-		Denied:         dial.TellReason(c.Denied),
+		Denied: func(e *dial.DeniedError) {
+			if c.Denied != nil {
+				c.Denied(string(e.Reason))
+			}
+		},
 	})
 	if err != nil {
 		return nil, err

@@ -112,10 +112,6 @@ type Config struct {
 	// DenyEndpoints are never connected, such as the gateway's own administration. Default: none.
 	DenyEndpoints []netip.AddrPort
 
-	// Denied, if set, is told the reason for every address that is refused at the dial. Its values are few and fixed. It
-	// must be safe for concurrent use.
-	Denied func(reason string)
-
 	TLS *tls.Config // default: the system's roots
 
 	Observer Observer          // default: none
@@ -149,7 +145,7 @@ func New(c Config) (*Client, error) {
 		IsExcluded:   func(err error) bool { return isOf(err, ours) },
 	})
 	if c.next == nil {
-		guard, err := dial.NewGuard(dial.Config{AllowAddresses: c.allowed(target), DenyEndpoints: c.DenyEndpoints, Denied: dial.TellReason(c.Denied)})
+		guard, err := dial.NewGuard(dial.Config{AllowAddresses: c.allowed(target), DenyEndpoints: c.DenyEndpoints})
 		if err != nil {
 			return nil, fmt.Errorf("allow_addresses: %w", err)
 		}

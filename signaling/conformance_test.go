@@ -395,7 +395,7 @@ func (unobserved) Owed(tokens.ReportEvent, int)                       {}
 // deliver runs the outbox of the gateway.
 func (g *gateway) deliver(callback *url.URL) {
 	g.t.Helper()
-	client, err := controlplane.NewClient(nil, nil)
+	client, err := controlplane.NewClient(nil)
 	if err != nil {
 		g.t.Fatal(err)
 	}

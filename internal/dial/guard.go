@@ -63,15 +63,6 @@ type Config struct {
 	Denied func(*DeniedError)
 }
 
-// TellReason makes a Config.Denied of a function that takes the reason alone; nil of nil. Packages that others may use do not
-// show the types of this one.
-func TellReason(f func(reason string)) func(*DeniedError) {
-	if f == nil {
-		return nil
-	}
-	return func(e *DeniedError) { f(string(e.Reason)) }
-}
-
 // Guard decides which addresses may be connected. It never changes and is safe for concurrent use.
 type Guard struct {
 	allow  []netip.Prefix

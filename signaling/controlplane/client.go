@@ -39,10 +39,9 @@ type Client struct {
 	tokens *authserver.Source // of the control planes' authorization servers
 }
 
-// NewClient returns a client that never connects to the endpoints denied, such as the gateway's own administration. told, if
-// it is not nil, is told the reason for every address that is refused at the dial.
-func NewClient(denied []netip.AddrPort, told func(reason string)) (*Client, error) {
-	guard, err := dial.NewGuard(dial.Config{AllowAddresses: everywhere, DenyEndpoints: denied, Denied: dial.TellReason(told)})
+// NewClient returns a client that never connects to the endpoints denied, such as the gateway's own administration.
+func NewClient(denied []netip.AddrPort) (*Client, error) {
+	guard, err := dial.NewGuard(dial.Config{AllowAddresses: everywhere, DenyEndpoints: denied})
 	if err != nil {
 		return nil, err
 	}

@@ -77,7 +77,7 @@ func mustBase(t *testing.T, s string) *url.URL {
 
 func newTestClient(t *testing.T, denied ...netip.AddrPort) *Client {
 	t.Helper()
-	c, err := NewClient(denied, nil)
+	c, err := NewClient(denied)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -429,7 +429,7 @@ func FuzzFind(f *testing.F) {
 // that goes on has none to look at.
 func TestMissingRegistrationsAreToldAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		client, err := NewClient(nil, nil)
+		client, err := NewClient(nil)
 		if err != nil {
 			t.Fatal(err)
 		}
