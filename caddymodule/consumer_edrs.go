@@ -24,9 +24,16 @@ type consuming struct {
 	signer   consumer.Signer // nil: nothing is renewed
 	renewals *http.Transport // to refresh endpoints
 	data     *http.Transport // to endpoints
-	own      *http.Transport // to services of our own: Secure Token Service, wallet, management API
+	own      ownTransports
 
 	agreements *agreements // nil: nobody is asked
+}
+
+// ownTransports connect to services of our own.
+type ownTransports struct {
+	signer     *http.Transport // to the Secure Token Service or wallet
+	tokens     *http.Transport // to the wallet's authorization server
+	management *http.Transport // to the control plane's management API
 }
 
 // providerWait bounds the wait for the headers of a provider's answer to a data request.
@@ -52,37 +59,34 @@ func (p *participant) newConsuming(replacer *caddy.Replacer) (*consuming, error)
 		p.logger.Warn("tokens of some providers travel in clear, by plain http", "hosts", p.Consumer.AllowHTTP)
 	}
 	c := &consuming{Consumer: p.Consumer}
-	c.renewals, err = checkedTransport(allowed, 0)
-	if err != nil {
-		return nil, err
-	}
-	c.data, err = checkedTransport(allowed, providerWait)
-	if err != nil {
-		return nil, err
-	}
-	// The operator named these hosts, so they may be in the inner network. Metadata services stay out of reach.
-	c.own, err = checkedTransport([]netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}, 0)
-	if err != nil {
-		return nil, err
+	for _, t := range []struct {
+		to         **http.Transport
+		connection string
+		allowed    []netip.Prefix
+		wait       time.Duration
+	}{
+		{&c.renewals, connectionRenewal, allowed, 0},
+		{&c.data, connectionProvider, allowed, providerWait},
+		{&c.own.signer, connectionSigner, everywhere(), 0},
+		{&c.own.tokens, connectionToken, everywhere(), 0},
+		{&c.own.management, connectionControlPlane, everywhere(), 0},
+	} {
+		*t.to, err = checkedTransport(t.connection, p.observer, dial.Config{AllowAddresses: t.allowed},
+			dial.TransportConfig{ResponseHeaderTimeout: t.wait})
+		if err != nil {
+			return nil, err
+		}
 	}
 	c.signer, err = p.proofSigner(c.own, replacer)
 	if err != nil {
 		return nil, err
 	}
-	c.agreements, err = p.newAgreements(c.own, replacer)
+	c.agreements, err = p.newAgreements(c.own.management, replacer)
 	return c, err
 }
 
-func checkedTransport(allowed []netip.Prefix, wait time.Duration) (*http.Transport, error) {
-	guard, err := dial.NewGuard(dial.Config{AllowAddresses: allowed, DenyEndpoints: adminEndpoints()})
-	if err != nil {
-		return nil, err
-	}
-	return dial.NewTransport(dial.TransportConfig{Guard: guard, ResponseHeaderTimeout: wait})
-}
-
 // proofSigner returns what signs the proofs of renewals; nil: nothing does.
-func (p *participant) proofSigner(transport http.RoundTripper, replacer *caddy.Replacer) (consumer.Signer, error) {
+func (p *participant) proofSigner(own ownTransports, replacer *caddy.Replacer) (consumer.Signer, error) {
 	c := p.Consumer
 	switch {
 	case c.KeyID != "":
@@ -92,9 +96,9 @@ func (p *participant) proofSigner(transport http.RoundTripper, replacer *caddy.R
 		}
 		return consumer.NewKeySigner(consumer.KeySignerConfig{Key: key, KeyID: c.KeyID})
 	case c.TokenService != nil:
-		return p.serviceSigner(transport, replacer)
+		return p.serviceSigner(own.signer, replacer)
 	case c.Wallet != nil:
-		return p.walletSigner(transport, replacer)
+		return p.walletSigner(own, replacer)
 	}
 	return nil, nil
 }
@@ -124,7 +128,7 @@ func (p *participant) serviceSigner(transport http.RoundTripper, replacer *caddy
 	})
 }
 
-func (p *participant) walletSigner(transport http.RoundTripper, replacer *caddy.Replacer) (consumer.Signer, error) {
+func (p *participant) walletSigner(own ownTransports, replacer *caddy.Replacer) (consumer.Signer, error) {
 	w := *p.Consumer.Wallet
 	client, err := w.replaced(p, replacer)
 	if err == nil {
@@ -134,8 +138,8 @@ func (p *participant) walletSigner(transport http.RoundTripper, replacer *caddy.
 		return nil, fmt.Errorf("wallet: %w", err)
 	}
 	return consumer.NewWallet(consumer.WalletConfig{
-		URL: w.URL, Transport: transport,
-		Tokens: authserver.New(authserver.Config{Transport: transport}),
+		URL: w.URL, Transport: own.signer,
+		Tokens: authserver.New(authserver.Config{Transport: own.tokens}),
 		Grant: authserver.Grant{
 			Endpoint: w.TokenURL, ClientID: client.ClientID, ClientSecret: tokens.Secret(client.ClientSecret), Scope: w.Scope,
 		},
@@ -147,9 +151,7 @@ func (c *consuming) close() {
 	if c == nil {
 		return
 	}
-	for _, transport := range []*http.Transport{c.renewals, c.data, c.own} {
-		transport.CloseIdleConnections()
-	}
+	closeIdle([]*http.Transport{c.renewals, c.data, c.own.signer, c.own.tokens, c.own.management})
 }
 
 // edrs are the EDRs that other companies gave to a participant, and what renews and uses them.

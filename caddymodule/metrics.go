@@ -57,6 +57,7 @@ type collectors struct {
 	missing      *prometheus.GaugeVec
 	didFetches   *prometheus.CounterVec
 	didFetchTime prometheus.Histogram
+	dialDenied   *prometheus.CounterVec
 	policy       *policyMetrics
 	consumer     *consumerMetrics
 	build        *prometheus.GaugeVec
@@ -100,6 +101,7 @@ func newCollectors() *collectors {
 		missing:      gauge("registrations_missing", "Registrations at control planes that are not known to stand.", participantLabel),
 		didFetches:   counter("did_fetches_total", "Fetches of DID documents by result.", "result"),
 		didFetchTime: histogram("did_fetch_duration_seconds", "How long fetches of DID documents took.", stageBuckets),
+		dialDenied:   counter("dial_denied_total", "Addresses that were not connected, by kind of connection and reason.", "connection", "reason"),
 		policy:       newPolicyMetrics(),
 		consumer:     newConsumerMetrics(),
 		build:        gauge("build_info", "Always 1. The labels say what runs.", "version", "go_version"),
@@ -109,7 +111,7 @@ func newCollectors() *collectors {
 func (c *collectors) all() []prometheus.Collector {
 	return append(append(c.policy.all(), c.consumer.all()...),
 		c.issued, c.renewals, c.requests, c.backends, c.signaling, c.signalTime, c.events, c.stages, c.flows, c.orphaned, c.expiring, c.commits,
-		c.commitSize, c.commitTime, c.storeErrors, c.space, c.callbacks, c.owed, c.looks, c.missing, c.didFetches, c.didFetchTime, c.build,
+		c.commitSize, c.commitTime, c.storeErrors, c.space, c.callbacks, c.owed, c.looks, c.missing, c.didFetches, c.didFetchTime, c.dialDenied, c.build,
 	)
 }
 
@@ -161,6 +163,7 @@ type observer struct {
 
 	storeErrors counters[string]
 	didFetches  counters[string]
+	dialDenied  counters[dialKey]
 	stages      map[stageKey]prometheus.Observer
 	otherStage  prometheus.Observer
 	spaces      map[badger.Space]prometheus.Gauge
@@ -179,6 +182,7 @@ func newObserver(c *collectors) *observer {
 		participants: map[string]*participantObserver{},
 	}
 	o.resolveStages()
+	o.dialDenied = c.dialsDenied()
 	for _, space := range []badger.Space{badger.SpaceOK, badger.SpaceLow, badger.SpaceReserve, badger.SpaceNone} {
 		o.spaces[space] = c.space.WithLabelValues(space.String())
 	}

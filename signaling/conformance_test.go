@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/edrgate/edrgate/internal/dial/dialtest"
 	"github.com/edrgate/edrgate/internal/testkit"
 	"github.com/edrgate/edrgate/routing"
 	"github.com/edrgate/edrgate/signaling/controlplane"
@@ -357,10 +358,8 @@ func (unobserved) Owed(tokens.ReportEvent, int)                       {}
 // deliver runs the outbox of the gateway.
 func (g *gateway) deliver(callback *url.URL) {
 	g.t.Helper()
-	client, err := controlplane.NewClient(nil)
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	transport := dialtest.Transport(g.t, "127.0.0.0/8")
+	client := controlplane.NewClient(controlplane.ClientConfig{Transport: transport, TokenTransport: transport})
 	outbox, err := controlplane.NewOutbox(controlplane.OutboxConfig{
 		Reports: g.core, Client: client, Callbacks: map[string]*url.URL{DefaultControlPlane: callback},
 		DataAddress: DataAddress, Observer: unobserved{}, Logger: slog.New(slog.DiscardHandler),
@@ -371,7 +370,7 @@ func (g *gateway) deliver(callback *url.URL) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { outbox.Run(ctx) })
-	g.t.Cleanup(func() { cancel(); running.Wait(); client.Close() })
+	g.t.Cleanup(func() { cancel(); running.Wait() })
 }
 
 // wantSchemaValid checks what the schema of a DataFlowStatusMessage demands (DPS §1.2), which the kit validates callbacks
