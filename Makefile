@@ -6,7 +6,7 @@ TOOL = go tool -modfile=tools/go.mod
 FUZZTIME = 30s
 BENCHTIME = 1s
 
-.PHONY: all build build-pinned modules pins run test fuzz lint golden integration interop bench clean
+.PHONY: all build build-pinned modules pins run test fuzz lint golden integration interop bench vuln sbom reproducible clean
 
 all: lint test build
 
@@ -15,9 +15,10 @@ all: lint test build
 build:
 	$(TOOL) xcaddy build $(CADDY_VERSION) --output bin/caddy --with $(MODULE)@v0.0.0=.
 
-# The same binary from xcaddy/main.go and its pins, to build a release again later.
+# The same binary from xcaddy/main.go and its pins, to build a release again later. What of git surrounds the sources does
+# not go into it, nor where they lie: see reproducible.
 build-pinned:
-	CGO_ENABLED=0 go build -C xcaddy -trimpath -ldflags "-w -s" -tags nobadger,nomysql,nopgx -o ../bin/caddy-pinned .
+	CGO_ENABLED=0 go build -C xcaddy -trimpath -buildvcs=false -ldflags "-w -s" -tags nobadger,nomysql,nopgx -o ../bin/caddy-pinned .
 
 # Shows that both have the same modules in the same versions.
 modules: build build-pinned
@@ -69,6 +70,20 @@ interop:
 
 bench:
 	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
+
+# Against the Go vulnerability database: make vuln VULNDB=https://a-mirror. Where it cannot be reached this fails, and says
+# NOT CHECKED.
+vuln:
+	@VULNDB="$(VULNDB)" ./tools/vuln.sh
+
+# The bill of materials of the binary that releases are built from, in CycloneDX: all modules in it, with their hashes. The
+# same binary has the same one.
+sbom: build-pinned
+	$(TOOL) cyclonedx-gomod bin -json -std -noserial -notimestamp -output bin/caddy-pinned.cdx.json bin/caddy-pinned
+
+# Shows that the release's binary does not depend on where and when it is built. Builds twice from nothing: takes minutes.
+reproducible:
+	./tools/reproducible.sh
 
 clean:
 	rm -rf bin

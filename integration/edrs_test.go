@@ -23,6 +23,14 @@ type user struct {
 // startUser starts the gateway of a company with a DID of a DID host.
 func startUser(t *testing.T, hosts *didHost) *user {
 	t.Helper()
+	u := newUser(t, hosts)
+	u.start()
+	return u
+}
+
+// newUser makes the gateway of a company, which signs its proofs itself.
+func newUser(t *testing.T, hosts *didHost) *user {
+	t.Helper()
 	u := &user{wallet: hosts.wallet("user"), api: freeAddress(t), egress: freeAddress(t)}
 	u.gateway = newGateway(t, config{more: expand(`http://{api} {
 	edr_consumer
@@ -52,7 +60,6 @@ http://{egress} {
 			allow_http 127.0.0.1
 			allow_addresses 127.0.0.0/8
 		}`, map[string]string{"kid": u.wallet.KID})
-	u.start()
 	return u
 }
 
