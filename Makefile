@@ -4,6 +4,7 @@ MODULE = github.com/edrgate/edrgate
 
 TOOL = go tool -modfile=tools/go.mod
 FUZZTIME = 30s
+FUZZFLAGS =
 BENCHTIME = 1s
 
 .PHONY: all build build-pinned modules pins run test fuzz lint golden integration interop bench vuln sbom reproducible clean
@@ -37,13 +38,15 @@ run: build
 test: build
 	go test -race -timeout 20m ./...
 
-# Runs every fuzz test for FUZZTIME.
+# Runs every fuzz test for FUZZTIME, all of them even if one finds something, and shows how many inputs each has tried.
 fuzz:
-	@set -e; for package in $$(go list ./...); do \
-		for name in $$(go test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
-			echo "$$package $$name"; go test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) $$package; \
+	@failed=; for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n 1 dirname | sort -u); do \
+		for name in $$(grep -h '^func Fuzz' $$dir/*_test.go | sed 's/func \(Fuzz[A-Za-z0-9_]*\).*/\1/'); do \
+			echo "== $$dir $$name"; \
+			go test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) $(FUZZFLAGS) $$dir || failed="$$failed $$dir:$$name"; \
 		done; \
-	done
+	done; \
+	test -z "$$failed" || { echo "found something:$$failed"; exit 1; }
 
 lint:
 	@files=$$($(TOOL) gofumpt -l .) && { test -z "$$files" || { echo "not formatted: $$files"; exit 1; }; }
