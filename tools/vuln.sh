@@ -13,9 +13,9 @@ database=${VULNDB:-https://vuln.go.dev}
 output=$(mktemp) || exit 1
 trap 'rm -f "$output"' EXIT
 
-# Of the tools it is enough to know the modules: none of their code is shipped.
+# Of the tools it is enough to know what they import: none of their code is shipped.
 found=0
-for checked in ". ./..." "xcaddy ./..." "tools -scan=module"; do
+for checked in ". ./..." "xcaddy ./..." "tools -scan=package tool"; do
 	dir=${checked%% *}
 	echo "== modules of $dir/go.mod, against $database"
 	# Word splitting is wanted: both are lists of words.
