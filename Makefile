@@ -79,12 +79,18 @@ bench:
 vuln:
 	@VULNDB="$(VULNDB)" ./tools/vuln.sh
 
-# The bill of materials of the binary that releases are built from, in CycloneDX: all modules in it, with their hashes. The
-# same binary has the same one.
+# The bill of materials of the binary that releases are built from, in CycloneDX: all modules in it, with their hashes. Our
+# own module is replaced by this directory in the binary, so it gets its name and version here.
+SBOM = bin/caddy-pinned.cdx.json
 sbom: build-pinned
-	$(TOOL) cyclonedx-gomod bin -json -std -noserial -notimestamp -output bin/caddy-pinned.cdx.json bin/caddy-pinned
+	@version=$$(git describe --tags --always --dirty 2>/dev/null || echo devel); \
+	$(TOOL) cyclonedx-gomod bin -json -std -noserial -notimestamp -version "$$version" -output $(SBOM).raw bin/caddy-pinned; \
+	sed -e "s|golang/\.\./@(devel)|golang/$(MODULE)@$$version|g" -e 's|"name": "\.\./"|"name": "$(MODULE)"|' \
+		-e "s|\"version\": \"(devel)\"|\"version\": \"$$version\"|" $(SBOM).raw > $(SBOM); rm $(SBOM).raw
+	@! grep -n '(devel)\|golang/\.\.' $(SBOM) && grep -q '"name": "$(MODULE)"' $(SBOM) || { echo "sbom: our own module is not named in it" >&2; exit 1; }
+	sha256sum bin/caddy-pinned $(SBOM)
 
-# Shows that the release's binary does not depend on where and when it is built. Builds twice from nothing: takes minutes.
+# Shows that the release's binary does not depend on where and when it is built. Compiles everything anew: takes minutes.
 reproducible:
 	./tools/reproducible.sh
 
