@@ -199,10 +199,30 @@ func troubles() []trouble {
 	}
 }
 
-func newTroubled(t *testing.T, kind trouble, issuer *authority) *Host {
+// PlainHosts starts those hosts whose trouble is in what they answer, by plain http on the loopback interface, for tests of the
+// whole gateway. They are by the names of their troubles.
+func PlainHosts(t testing.TB) map[string]*Host {
 	t.Helper()
+	hosts := map[string]*Host{}
+	for _, kind := range troubles() {
+		if kind.certificate != nil || kind.second != "" {
+			continue
+		}
+		h := unstarted(kind)
+		h.server.Start()
+		t.Cleanup(h.close)
+		h.URL = h.server.URL
+		hosts[kind.name] = h
+	}
+	return hosts
+}
+
+// Sent is how many bytes of bodies were taken from the host.
+func (h *Host) Sent() int64 { return h.sent.Load() }
+
+func unstarted(kind trouble) *Host {
 	h := &Host{
-		Roots: issuer.roots(), Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}, Denied: kind.denied,
+		Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}, Denied: kind.denied,
 		Streams: kind.streams, Packed: kind.packed, Redirects: kind.redirects, Timeout: time.Minute,
 	}
 	if kind.slow {
@@ -213,17 +233,26 @@ func newTroubled(t *testing.T, kind trouble, issuer *authority) *Host {
 		h.requests.Add(1)
 		handler(w, r)
 	}))
+	h.server.Config.ErrorLog = log.New(io.Discard, "", 0) // failed handshakes are wanted
+	return h
+}
+
+func (h *Host) close() {
+	h.server.CloseClientConnections()
+	h.server.Close()
+}
+
+func newTroubled(t *testing.T, kind trouble, issuer *authority) *Host {
+	t.Helper()
+	h := unstarted(kind)
+	h.Roots = issuer.roots()
 	certificate := issuer.issue(HostName, time.Now().Add(time.Hour))
 	if kind.certificate != nil {
 		certificate = kind.certificate(issuer)
 	}
 	h.server.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}}
-	h.server.Config.ErrorLog = log.New(io.Discard, "", 0) // failed handshakes are wanted
 	h.server.StartTLS()
-	t.Cleanup(func() {
-		h.server.CloseClientConnections()
-		h.server.Close()
-	})
+	t.Cleanup(h.close)
 	address := netip.MustParseAddrPort(h.server.Listener.Addr().String())
 	h.URL = "https://" + net.JoinHostPort(HostName, portText(address))
 
