@@ -4,9 +4,10 @@ MODULE = github.com/edrgate/edrgate
 
 TOOL = go tool -modfile=tools/go.mod
 FUZZTIME = 30s
+FUZZFLAGS =
 BENCHTIME = 1s
 
-.PHONY: all build build-pinned modules pins run test fuzz lint golden integration interop postgres bench bench-postgres clean
+.PHONY: all build build-pinned modules pins run test fuzz lint golden integration interop postgres bench bench-postgres vuln sbom reproducible clean
 
 all: lint test build
 
@@ -15,9 +16,10 @@ all: lint test build
 build:
 	$(TOOL) xcaddy build $(CADDY_VERSION) --output bin/caddy --with $(MODULE)@v0.0.0=.
 
-# The same binary from xcaddy/main.go and its pins, to build a release again later.
+# The same binary from xcaddy/main.go and its pins, to build a release again later. What of git surrounds the sources does
+# not go into it, nor where they lie: see reproducible.
 build-pinned:
-	CGO_ENABLED=0 go build -C xcaddy -trimpath -ldflags "-w -s" -tags nobadger,nomysql,nopgx -o ../bin/caddy-pinned .
+	CGO_ENABLED=0 go build -C xcaddy -trimpath -buildvcs=false -ldflags "-w -s" -tags nobadger,nomysql,nopgx -o ../bin/caddy-pinned .
 
 # Shows that both have the same modules in the same versions.
 modules: build build-pinned
@@ -36,13 +38,15 @@ run: build
 test: build
 	go test -race -timeout 20m ./...
 
-# Runs every fuzz test for FUZZTIME.
+# Runs every fuzz test for FUZZTIME, all of them even if one finds something, and shows how many inputs each has tried.
 fuzz:
-	@set -e; for package in $$(go list ./...); do \
-		for name in $$(go test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
-			echo "$$package $$name"; go test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) $$package; \
+	@failed=; for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n 1 dirname | sort -u); do \
+		for name in $$(grep -h '^func Fuzz' $$dir/*_test.go | sed 's/func \(Fuzz[A-Za-z0-9_]*\).*/\1/'); do \
+			echo "== $$dir $$name"; \
+			go test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) $(FUZZFLAGS) $$dir || failed="$$failed $$dir:$$name"; \
 		done; \
-	done
+	done; \
+	test -z "$$failed" || { echo "found something:$$failed"; exit 1; }
 
 lint:
 	@files=$$($(TOOL) gofumpt -l .) && { test -z "$$files" || { echo "not formatted: $$files"; exit 1; }; }
@@ -84,6 +88,26 @@ bench-postgres:
 
 bench:
 	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
+
+# Against the Go vulnerability database: make vuln VULNDB=https://a-mirror. Where it cannot be reached this fails, and says
+# NOT CHECKED.
+vuln:
+	@VULNDB="$(VULNDB)" ./tools/vuln.sh
+
+# The bill of materials of the binary that releases are built from, in CycloneDX: all modules in it, with their hashes. Our
+# own module is replaced by this directory in the binary, so it gets its name and version here.
+SBOM = bin/caddy-pinned.cdx.json
+sbom: build-pinned
+	@version=$$(git describe --tags --always --dirty 2>/dev/null || echo devel); \
+	$(TOOL) cyclonedx-gomod bin -json -std -noserial -notimestamp -version "$$version" -output $(SBOM).raw bin/caddy-pinned; \
+	sed -e "s|golang/\.\./@(devel)|golang/$(MODULE)@$$version|g" -e 's|"name": "\.\./"|"name": "$(MODULE)"|' \
+		-e "s|\"version\": \"(devel)\"|\"version\": \"$$version\"|" $(SBOM).raw > $(SBOM); rm $(SBOM).raw
+	@! grep -n '(devel)\|golang/\.\.' $(SBOM) && grep -q '"name": "$(MODULE)"' $(SBOM) || { echo "sbom: our own module is not named in it" >&2; exit 1; }
+	sha256sum bin/caddy-pinned $(SBOM)
+
+# Shows that the release's binary does not depend on where and when it is built. Compiles everything anew: takes minutes.
+reproducible:
+	./tools/reproducible.sh
 
 clean:
 	rm -rf bin

@@ -22,7 +22,7 @@ import (
 
 // Limits of one request.
 const (
-	fetchTimeout     = 5 * time.Second
+	fetchTimeout     = 5 * time.Second // default of Config.Timeout
 	maxResponseBytes = 64 << 10
 	maxTokenBytes    = 16 << 10 // more fits in no server's header
 )
@@ -55,7 +55,7 @@ func (s *Source) fetch(ctx context.Context, g Grant) (fetched, *Error) {
 	if g.Scope != "" {
 		config.Scopes = []string{g.Scope}
 	}
-	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	began := s.now()
 	token, err := config.Token(context.WithValue(ctx, oauth2.HTTPClient, s.client))

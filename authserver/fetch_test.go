@@ -14,6 +14,7 @@ import (
 
 	"github.com/edrgate/edrgate/authserver"
 	"github.com/edrgate/edrgate/internal/dial"
+	"github.com/edrgate/edrgate/internal/dial/dialtest"
 	"github.com/edrgate/edrgate/internal/testkit"
 )
 
@@ -139,7 +140,7 @@ func TestRedirectIsNotFollowed(t *testing.T) {
 
 func TestServerThatCannotBeAsked(t *testing.T) {
 	w := newWorld(t, false)
-	w.Source = authserver.New(authserver.Config{Transport: guarded(t), Now: w.clock.Now})
+	w.Source = authserver.New(authserver.Config{Transport: dialtest.Transport(t), Now: w.clock.Now})
 	failure := w.failure()
 	var denied *dial.DeniedError
 	if failure.Refused || !errors.As(failure, &denied) {
@@ -165,6 +166,26 @@ func TestServerThatCannotBeAsked(t *testing.T) {
 	if failure := w.failure(); failure.Refused || !strings.HasSuffix(failure.Error(), "cannot be reached over HTTP") {
 		t.Errorf("no HTTP: got %v", failure)
 	}
+}
+
+// TestHostsInTrouble: whatever trouble the host of a token endpoint is in, there is no token. That it refuses the client is
+// said only of an answer that came whole.
+func TestHostsInTrouble(t *testing.T) {
+	dialtest.EachTrouble(t, func(t *testing.T, h *dialtest.Host) {
+		source := authserver.New(authserver.Config{Transport: h.Transport(t), Timeout: h.Timeout})
+		_, _, err := source.Token(t.Context(), authserver.Grant{Endpoint: h.URL, ClientID: "client", ClientSecret: secret})
+		var failure *authserver.Error
+		if !errors.As(err, &failure) {
+			t.Fatalf("got %v", err)
+		}
+		if failure.Refused && h.Requests() == 0 {
+			t.Errorf("the host has not been asked, and %v", failure)
+		}
+		var denied *dial.DeniedError
+		if (h.Denied != "") != errors.As(err, &denied) {
+			t.Errorf("got %v", failure)
+		}
+	})
 }
 
 // TestAnswerThatBreaksOff: half an answer is no refusal, whatever its status would have said.

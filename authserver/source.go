@@ -1,6 +1,7 @@
 package authserver
 
 import (
+	"cmp"
 	"container/list"
 	"context"
 	"errors"
@@ -20,6 +21,9 @@ type Config struct {
 	// token is given out once. Default: every token is used until it expires.
 	OncePerJTI bool
 
+	// Timeout bounds one request. Default: 5 s.
+	Timeout time.Duration
+
 	// Now is the clock. Default: the system's.
 	Now func() time.Time
 }
@@ -38,7 +42,9 @@ const (
 type Source struct {
 	client *http.Client
 	once   bool
-	now    func() time.Time
+
+	timeout time.Duration // of one request
+	now     func() time.Time
 
 	mu      sync.Mutex // guards what follows; never held while a server is asked
 	entries map[Grant]*entry
@@ -72,6 +78,7 @@ func New(c Config) *Source {
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 		once:    c.OncePerJTI,
+		timeout: cmp.Or(c.Timeout, fetchTimeout),
 		now:     c.Now,
 		entries: map[Grant]*entry{},
 		used:    list.New(),

@@ -6,14 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/edrgate/edrgate/authserver"
-	"github.com/edrgate/edrgate/internal/dial"
+	"github.com/edrgate/edrgate/internal/dial/dialtest"
 	"github.com/edrgate/edrgate/internal/testkit"
 	"github.com/edrgate/edrgate/tokens"
 )
@@ -31,27 +30,9 @@ type world struct {
 func newWorld(t *testing.T, once bool) *world {
 	t.Helper()
 	w := &world{TokenServer: testkit.NewTokenServer(t), t: t, clock: testkit.NewClock()}
-	w.Source = authserver.New(authserver.Config{Transport: guarded(t, "127.0.0.0/8"), OncePerJTI: once, Now: w.clock.Now})
+	w.Source = authserver.New(authserver.Config{Transport: dialtest.Transport(t, "127.0.0.0/8"), OncePerJTI: once, Now: w.clock.Now})
 	w.grant = authserver.Grant{Endpoint: w.URL + "/token", ClientID: "client", ClientSecret: secret}
 	return w
-}
-
-func guarded(t *testing.T, allowed ...string) *http.Transport {
-	t.Helper()
-	var config dial.Config
-	for _, prefix := range allowed {
-		config.AllowAddresses = append(config.AllowAddresses, netip.MustParsePrefix(prefix))
-	}
-	guard, err := dial.NewGuard(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	transport, err := dial.NewTransport(dial.TransportConfig{Guard: guard})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(transport.CloseIdleConnections)
-	return transport
 }
 
 func (w *world) token() string {

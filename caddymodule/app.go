@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"sync"
 	"time"
 
@@ -98,7 +99,8 @@ type App struct {
 	opener       StoreOpener
 	observer     *observer
 	client       *controlplane.Client
-	participants []*participant // in the order of names, the app's own first
+	calls        []*http.Transport // of the client
+	participants []*participant    // in the order of names, the app's own first
 	book         *addressBook
 	issuers      []issuerOf    // of all sites, as they are provisioned
 	policy       tokens.Policy // nil: none
@@ -146,7 +148,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("resolver: %w", err)
 	}
-	a.client, err = controlplane.NewClient(adminEndpoints())
+	err = a.provisionClient()
 	if err != nil {
 		return err
 	}
@@ -272,9 +274,7 @@ func (a *App) Cleanup() error {
 		a.ran.Wait()
 		a.stopRun = nil
 	}
-	if a.client != nil {
-		a.client.Close()
-	}
+	closeIdle(a.calls)
 	a.closeResolver()
 	for _, p := range a.participants {
 		p.consuming.close()

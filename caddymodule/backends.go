@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -110,17 +111,16 @@ func (l *backendList) allowsHostHeader(value string) bool {
 	return ok
 }
 
-// guard returns the dial check. That a host is listed allows its addresses, private and loopback ones too, for that is
-// where backends live; addresses at which clouds hand out credentials stay denied whatever the name resolves to.
-func (l *backendList) guard() (*dial.Guard, error) {
-	guard, err := dial.NewGuard(dial.Config{
-		AllowAddresses: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")},
-		AllowPorts:     l.ports,
-	})
+// transport returns what connects to listed hosts only. That a host is listed allows its addresses, private and loopback
+// ones too, for that is where backends live; addresses at which clouds hand out credentials stay denied whatever the name
+// resolves to.
+func (l *backendList) transport(connection string, o dialObserver, c dial.TransportConfig) (*http.Transport, error) {
+	transport, err := checkedTransport(connection, o, dial.Config{AllowAddresses: everywhere(), AllowPorts: l.ports}, c)
 	if err != nil {
 		return nil, fmt.Errorf("backends: %w", err)
 	}
-	return guard, nil
+	transport.DialContext = l.dialer(transport.DialContext)
+	return transport, nil
 }
 
 // dialer wraps a dialer with the check of the name, so that nothing connects elsewhere even if a target was not

@@ -132,11 +132,11 @@ func TestDialChecksNameAndAddress(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	guard, err := l.guard()
+	transport, err := l.transport(connectionBackend, discardObserver{}, dial.TransportConfig{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	connect := l.dialer(guard.Dialer(nil).DialContext)
+	connect := transport.DialContext
 	conn, err := connect(t.Context(), "tcp", address)
 	if err != nil {
 		t.Fatalf("a listed loopback address: %v", err)

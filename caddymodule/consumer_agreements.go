@@ -50,7 +50,7 @@ func (p *participant) newAgreements(ctx caddy.Context, c *consuming, replacer *c
 	if m == nil {
 		return nil, nil
 	}
-	transport, err := c.ownTransport(ctx, m.TrustPoolRaw)
+	transport, err := p.ownTransport(ctx, c, connectionControlPlane, m.TrustPoolRaw)
 	if err != nil {
 		return nil, fmt.Errorf("management: %w", err)
 	}

@@ -57,11 +57,11 @@ func (p *participant) newConsuming(ctx caddy.Context, replacer *caddy.Replacer) 
 		p.logger.Warn("tokens of some providers travel in clear, by plain http", "hosts", p.Consumer.AllowHTTP)
 	}
 	c := &consuming{Consumer: p.Consumer}
-	c.renewals, err = checkedTransport(ctx, allowed, p.Consumer.TrustPoolRaw, 0)
+	c.renewals, err = p.trustedTransport(ctx, connectionRenewal, allowed, p.Consumer.TrustPoolRaw, 0)
 	if err != nil {
 		return nil, err
 	}
-	c.data, err = checkedTransport(ctx, allowed, p.Consumer.TrustPoolRaw, providerWait)
+	c.data, err = p.trustedTransport(ctx, connectionProvider, allowed, p.Consumer.TrustPoolRaw, providerWait)
 	if err != nil {
 		return nil, err
 	}
@@ -77,29 +77,27 @@ func (p *participant) newConsuming(ctx caddy.Context, replacer *caddy.Replacer) 
 	return c, err
 }
 
-// ownTransport returns a transport to a service of our own, whose certificate comes from the trust pool. The operator named the host,
-// so it may be in the inner network. Metadata services stay out of reach.
-func (c *consuming) ownTransport(ctx caddy.Context, trustPool json.RawMessage) (*http.Transport, error) {
-	everywhere := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
-	transport, err := checkedTransport(ctx, everywhere, trustPool, 0)
+// ownTransport returns a transport to a service of the participant's own, whose certificate comes from the trust pool.
+func (p *participant) ownTransport(ctx caddy.Context, own *consuming, connection string, trustPool json.RawMessage) (*http.Transport, error) {
+	transport, err := p.trustedTransport(ctx, connection, everywhere(), trustPool, 0)
 	if err != nil {
 		return nil, err
 	}
-	c.own = append(c.own, transport)
+	own.own = append(own.own, transport)
 	return transport, nil
 }
 
-func checkedTransport(ctx caddy.Context, allowed []netip.Prefix, trustPool json.RawMessage, wait time.Duration) (*http.Transport, error) {
-	guard, err := dial.NewGuard(dial.Config{AllowAddresses: allowed, DenyEndpoints: adminEndpoints()})
-	if err != nil {
-		return nil, err
-	}
+// trustedTransport is checkedTransport to hosts whose certificates come from a trust pool. wait is for the headers of an answer.
+func (p *participant) trustedTransport(
+	ctx caddy.Context, connection string, allowed []netip.Prefix, trustPool json.RawMessage, wait time.Duration,
+) (*http.Transport, error) {
 	trust := &reverseproxy.TLSConfig{CARaw: trustPool}
 	clientTLS, err := trust.MakeTLSClientConfig(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("tls_trust_pool: %w", err)
 	}
-	return dial.NewTransport(dial.TransportConfig{Guard: guard, ResponseHeaderTimeout: wait, TLS: clientTLS})
+	return checkedTransport(connection, p.observer, dial.Config{AllowAddresses: allowed},
+		dial.TransportConfig{ResponseHeaderTimeout: wait, TLS: clientTLS})
 }
 
 // proofSigner returns what signs the proofs of renewals; nil: nothing does.
@@ -140,7 +138,7 @@ func (p *participant) serviceSigner(ctx caddy.Context, own *consuming, replacer 
 	if err != nil {
 		return nil, fmt.Errorf("sts: %w", err)
 	}
-	transport, err := own.ownTransport(ctx, client.TrustPoolRaw)
+	transport, err := p.ownTransport(ctx, own, connectionSigner, client.TrustPoolRaw)
 	if err != nil {
 		return nil, fmt.Errorf("sts: %w", err)
 	}
@@ -158,13 +156,17 @@ func (p *participant) walletSigner(ctx caddy.Context, own *consuming, replacer *
 	if err != nil {
 		return nil, fmt.Errorf("wallet: %w", err)
 	}
-	transport, err := own.ownTransport(ctx, client.TrustPoolRaw)
+	transport, err := p.ownTransport(ctx, own, connectionSigner, client.TrustPoolRaw)
+	if err != nil {
+		return nil, fmt.Errorf("wallet: %w", err)
+	}
+	toTokens, err := p.ownTransport(ctx, own, connectionToken, client.TrustPoolRaw)
 	if err != nil {
 		return nil, fmt.Errorf("wallet: %w", err)
 	}
 	return consumer.NewWallet(consumer.WalletConfig{
 		URL: w.URL, Transport: transport,
-		Tokens: authserver.New(authserver.Config{Transport: transport}),
+		Tokens: authserver.New(authserver.Config{Transport: toTokens}),
 		Grant: authserver.Grant{
 			Endpoint: w.TokenURL, ClientID: client.ClientID, ClientSecret: tokens.Secret(client.ClientSecret), Scope: client.Scope,
 		},
@@ -176,9 +178,7 @@ func (c *consuming) close() {
 	if c == nil {
 		return
 	}
-	for _, transport := range slices.Concat(c.own, []*http.Transport{c.renewals, c.data}) {
-		transport.CloseIdleConnections()
-	}
+	closeIdle(append(slices.Clone(c.own), c.renewals, c.data))
 }
 
 // edrs are the EDRs that other companies gave to a participant, and what renews and uses them.

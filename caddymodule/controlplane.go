@@ -2,12 +2,14 @@ package caddymodule
 
 import (
 	"fmt"
+	"net/http"
 	"net/url"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
+	"github.com/edrgate/edrgate/internal/dial"
 	"github.com/edrgate/edrgate/signaling"
 	"github.com/edrgate/edrgate/signaling/controlplane"
 	"github.com/edrgate/edrgate/tokens"
@@ -35,6 +37,25 @@ type ControlPlane struct {
 
 	// Register are the registrations that the gateway keeps at it. Default: none; somebody else registers the gateway.
 	Register []Register `json:"register,omitempty"`
+}
+
+// connsPerControlPlane bounds the connections to one control plane.
+const connsPerControlPlane = 4
+
+// provisionClient builds what calls control planes. It connects to nobody yet.
+func (a *App) provisionClient() error {
+	calls, err := checkedTransport(connectionControlPlane, a.observer, dial.Config{AllowAddresses: everywhere()},
+		dial.TransportConfig{MaxConnsPerHost: connsPerControlPlane})
+	if err != nil {
+		return err
+	}
+	forTokens, err := tokenTransport(a.observer)
+	if err != nil {
+		return err
+	}
+	a.calls = []*http.Transport{calls, forTokens}
+	a.client = controlplane.NewClient(controlplane.ClientConfig{Transport: calls, TokenTransport: forTokens})
+	return nil
 }
 
 func (s *ParticipantSettings) checkControlPlanes() error {

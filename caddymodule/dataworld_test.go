@@ -163,6 +163,10 @@ func (a *fakeApp) Verdict(handler, verdict, reason string) {
 
 func (a *fakeApp) Backend(result string) { a.count("backend " + result) }
 
+func (a *fakeApp) DialDenied(connection, reason string) {
+	a.count("denied " + connection + " " + reason)
+}
+
 func (a *fakeApp) count(key string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

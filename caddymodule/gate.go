@@ -48,6 +48,8 @@ type dataObserver interface {
 
 	// Backend counts an answer, or its absence, of a backend of edr_proxy: one of the backend constants.
 	Backend(result string)
+
+	dialObserver
 }
 
 // Verdicts of a data request.

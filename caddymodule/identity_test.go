@@ -274,6 +274,7 @@ type discardObserver struct{}
 
 func (discardObserver) Verdict(string, string, string) {}
 func (discardObserver) Backend(string)                 {}
+func (discardObserver) DialDenied(string, string)      {}
 
 // admitter returns a function that has the gate admit one request of the token. The request is used again, with its
 // replacer as Caddy hands it to the first handler.

@@ -60,6 +60,7 @@ type collectors struct {
 	missing      *prometheus.GaugeVec
 	didFetches   *prometheus.CounterVec
 	didFetchTime prometheus.Histogram
+	dialDenied   *prometheus.CounterVec
 	policy       *policyMetrics
 	consumer     *consumerMetrics
 	replica      *replicaMetrics
@@ -106,6 +107,7 @@ func newCollectors() *collectors {
 		missing:      gauge("registrations_missing", "Registrations at control planes that are not known to stand.", participantLabel),
 		didFetches:   counter("did_fetches_total", "Fetches of DID documents by result.", "result"),
 		didFetchTime: histogram("did_fetch_duration_seconds", "How long fetches of DID documents took.", stageBuckets),
+		dialDenied:   counter("dial_denied_total", "Addresses that were not connected, by kind of connection and reason.", "connection", "reason"),
 		policy:       newPolicyMetrics(),
 		consumer:     newConsumerMetrics(),
 		replica:      newReplicaMetrics(),
@@ -116,7 +118,7 @@ func newCollectors() *collectors {
 func (c *collectors) all() []prometheus.Collector {
 	return append(slices.Concat(c.policy.all(), c.consumer.all(), c.replica.all()),
 		c.issued, c.renewals, c.requests, c.backends, c.signaling, c.signalTime, c.events, c.stages, c.flows, c.orphaned, c.expiring, c.commits,
-		c.commitSize, c.commitTime, c.storeErrors, c.storeCalls, c.connections, c.space, c.callbacks, c.owed, c.looks, c.missing, c.didFetches, c.didFetchTime, c.build,
+		c.commitSize, c.commitTime, c.storeErrors, c.storeCalls, c.connections, c.space, c.callbacks, c.owed, c.looks, c.missing, c.didFetches, c.didFetchTime, c.dialDenied, c.build,
 	)
 }
 
@@ -170,6 +172,7 @@ type observer struct {
 	storeCalls  map[string]prometheus.Observer
 	otherCall   prometheus.Observer
 	didFetches  counters[string]
+	dialDenied  counters[dialKey]
 	stages      map[stageKey]prometheus.Observer
 	otherStage  prometheus.Observer
 	spaces      map[badger.Space]prometheus.Gauge
@@ -194,6 +197,7 @@ func newObserver(c *collectors) *observer {
 	}
 	o.Connections(0, 0, 0)
 	o.resolveStages()
+	o.dialDenied = c.dialsDenied()
 	for _, space := range []badger.Space{badger.SpaceOK, badger.SpaceLow, badger.SpaceReserve, badger.SpaceNone} {
 		o.spaces[space] = c.space.WithLabelValues(space.String())
 	}

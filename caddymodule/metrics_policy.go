@@ -86,5 +86,8 @@ func (o *observer) PolicyBreaker(now string) {
 	}
 }
 
+// PolicyDialDenied implements PolicyObserver.
+func (o *observer) PolicyDialDenied(reason string) { o.DialDenied(connectionPolicy, reason) }
+
 // Interface guard
 var _ PolicyObserver = (*observer)(nil)

@@ -82,6 +82,10 @@ func TestObserver(t *testing.T) {
 	o.PolicyDecided(tokens.PolicyRenew, policy.Cached, time.Millisecond)
 	o.PolicyDecided("flow-4711", policy.Deny, time.Millisecond)
 	o.PolicyBreaker("open")
+	o.PolicyDialDenied("metadata")
+	o.DialDenied(connectionDID, "range")
+	o.DialDenied("wallet.example", "range")
+	o.DialDenied(connectionDID, "10.0.0.1:80")
 	o.Unchecked(4)
 
 	for _, want := range []struct {
@@ -94,6 +98,9 @@ func TestObserver(t *testing.T) {
 		{"edrgate_renewals_total", "acme rotated", 1},
 		{"edrgate_renewals_total", "acme other", 1},
 		{"edrgate_data_requests_total", "edr_auth acme  admitted", 1},
+		{"edrgate_dial_denied_total", "policy metadata", 1},
+		{"edrgate_dial_denied_total", "did range", 1},
+		{"edrgate_dial_denied_total", "other other", 2},
 		{"edrgate_callbacks_total", "started acme given_up", 1},
 		{"edrgate_callbacks_total", "other acme other", 1},
 		{"edrgate_callbacks_owed", "completed acme", 3},

@@ -51,7 +51,7 @@ var relationships = map[string]did.Relationship{
 const maxFetchTimeout = 20 * time.Second
 
 // resolver builds the resolver. It asks nobody yet.
-func (c *Resolver) resolver(observer did.Observer, logger *slog.Logger) (*did.Resolver, error) {
+func (c *Resolver) resolver(observer *observer, logger *slog.Logger) (*did.Resolver, error) {
 	relationship, known := relationships[c.Relationship]
 	if !known {
 		return nil, fmt.Errorf("relationship %q is none of any, capability_invocation, none", c.Relationship)
@@ -79,6 +79,7 @@ func (c *Resolver) resolver(observer did.Observer, logger *slog.Logger) (*did.Re
 		AllowPorts:     c.AllowPorts,
 		AllowAddresses: networks,
 		DenyEndpoints:  adminEndpoints(),
+		Denied:         func(reason string) { observer.DialDenied(connectionDID, reason) },
 		Relationship:   relationship,
 		MaxAge:         time.Duration(c.CacheTTL),
 		FetchTimeout:   time.Duration(c.Timeout),

@@ -15,7 +15,6 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	"github.com/edrgate/edrgate/internal/jwks"
 	"github.com/edrgate/edrgate/signaling"
 	"github.com/edrgate/edrgate/signaling/controlplane"
 	"github.com/edrgate/edrgate/tokens"
@@ -49,7 +48,7 @@ type Signaling struct {
 	dialects     []tokens.Dialect
 	loopbackOnly bool
 	served       []servedParticipant
-	keySets      []*jwks.Set
+	keySets      []*http.Transport // to where key sets are
 }
 
 // servedParticipant is a participant whose control planes are let in.
@@ -206,9 +205,7 @@ func checkLoopback(listen string) error {
 
 // Cleanup closes the connections to where key sets are.
 func (h *Signaling) Cleanup() error {
-	for _, set := range h.keySets {
-		set.Close()
-	}
+	closeIdle(h.keySets)
 	return nil
 }
 

@@ -3,7 +3,6 @@ package caddymodule
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -99,19 +98,16 @@ func (h *Signaling) issuer(
 	if err != nil {
 		return nil, err
 	}
-	// The operator named the host, so it may be in the inner network. Metadata services stay out of reach.
-	guard, err := dial.NewGuard(dial.Config{
-		AllowAddresses: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")},
-		DenyEndpoints:  adminEndpoints(),
-	})
+	transport, err := checkedTransport(connectionKeySet, h.app.observer, dial.Config{AllowAddresses: everywhere()},
+		dial.TransportConfig{MaxConnsPerHost: 1})
 	if err != nil {
 		return nil, err
 	}
-	set, err := jwks.New(jwks.Config{Location: replaced.JWKS, Guard: guard, Now: time.Now})
+	set, err := jwks.New(jwks.Config{Location: replaced.JWKS, Transport: transport, Now: time.Now})
 	if err != nil {
 		return nil, err
 	}
-	h.keySets = append(h.keySets, set)
+	h.keySets = append(h.keySets, transport)
 	audience := replaced.Audience
 	if len(audience) == 0 {
 		audience = []string{p.DID}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/textproto"
 	"strings"
@@ -55,8 +56,8 @@ type flowTransport struct {
 	flatten  bool
 	observer dataObserver
 	next     http.RoundTripper
-	idle     interface{ CloseIdleConnections() }
 	tokens   *authserver.Source // of the backends' authorization servers, which are listed in backends too
+	idle     []*http.Transport
 }
 
 // transportSettings are what the operator can choose.
@@ -64,6 +65,7 @@ type transportSettings struct {
 	dialTimeout           time.Duration
 	responseHeaderTimeout time.Duration
 	tls                   *tls.Config
+	resolver              *net.Resolver // nil: the system's
 }
 
 const (
@@ -76,18 +78,14 @@ const (
 )
 
 func newFlowTransport(backends *backendList, s transportSettings, headers map[string]bool, flatten bool, observer dataObserver) (*flowTransport, error) {
-	guard, err := backends.guard()
-	if err != nil {
-		return nil, err
-	}
 	if s.dialTimeout == 0 {
 		s.dialTimeout = defaultDialTimeout
 	}
 	if s.responseHeaderTimeout == 0 {
 		s.responseHeaderTimeout = defaultResponseHeaderTimeout
 	}
-	next, err := dial.NewTransport(dial.TransportConfig{
-		Guard:                  guard,
+	config := dial.TransportConfig{
+		Resolver:               s.resolver,
 		DialTimeout:            s.dialTimeout,
 		TLSHandshakeTimeout:    s.dialTimeout,
 		ResponseHeaderTimeout:  s.responseHeaderTimeout,
@@ -96,14 +94,18 @@ func newFlowTransport(backends *backendList, s transportSettings, headers map[st
 		MaxIdleConns:           backendIdleConns,
 		MaxIdleConnsPerHost:    backendIdleConnsPerHost,
 		TLS:                    s.tls,
-	})
+	}
+	next, err := backends.transport(connectionBackend, observer, config)
 	if err != nil {
 		return nil, err
 	}
-	next.DialContext = backends.dialer(next.DialContext)
+	forTokens, err := backends.transport(connectionToken, observer, config)
+	if err != nil {
+		return nil, err
+	}
 	return &flowTransport{
-		backends: backends, headers: headers, flatten: flatten, observer: observer, next: next, idle: next,
-		tokens: authserver.New(authserver.Config{Transport: next}),
+		backends: backends, headers: headers, flatten: flatten, observer: observer, next: next,
+		tokens: authserver.New(authserver.Config{Transport: forTokens}), idle: []*http.Transport{next, forTokens},
 	}, nil
 }
 
@@ -275,7 +277,7 @@ func isDenied(err error) bool {
 }
 
 // CloseIdleConnections closes what no request uses.
-func (t *flowTransport) CloseIdleConnections() { t.idle.CloseIdleConnections() }
+func (t *flowTransport) CloseIdleConnections() { closeIdle(t.idle) }
 
 // Interface guard
 var _ http.RoundTripper = (*flowTransport)(nil)

@@ -9,13 +9,12 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/edrgate/edrgate/internal/dial"
+	"github.com/edrgate/edrgate/internal/dial/dialtest"
 	"github.com/edrgate/edrgate/internal/testkit"
 	"github.com/edrgate/edrgate/store"
 	"github.com/edrgate/edrgate/store/memory"
@@ -97,19 +96,7 @@ func newSealer(t testing.TB) *tokens.Sealer {
 }
 
 // loopback is a guarded transport that may dial this machine.
-func loopback(t testing.TB) http.RoundTripper {
-	t.Helper()
-	guard, err := dial.NewGuard(dial.Config{AllowAddresses: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	transport, err := dial.NewTransport(dial.TransportConfig{Guard: guard})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(transport.CloseIdleConnections)
-	return transport
-}
+func loopback(t testing.TB) http.RoundTripper { return dialtest.Transport(t, "127.0.0.0/8") }
 
 // dps returns an EDR of the provider, as a DPS start delivers it.
 func (x *fixture) dps() *EDR {

@@ -42,7 +42,7 @@ func TestCaddyfilesInTheDocsAreAdapted(t *testing.T) {
 // documents are the README and all pages of the docs.
 func documents(t testing.TB) []string {
 	t.Helper()
-	pages := []string{filepath.Join(moduleRoot, "README.md")}
+	pages := []string{filepath.Join(moduleRoot, "README.md"), filepath.Join(moduleRoot, "SECURITY.md")}
 	err := filepath.WalkDir(filepath.Join(moduleRoot, "docs"), func(path string, entry fs.DirEntry, err error) error {
 		if err == nil && !entry.IsDir() && strings.HasSuffix(path, ".md") {
 			pages = append(pages, path)

@@ -29,6 +29,14 @@ func startUser(t *testing.T, hosts *didHost) *user {
 // startUserOf starts the gateway of the company of a wallet.
 func startUserOf(t *testing.T, wallet *testkit.Wallet) *user {
 	t.Helper()
+	u := newUser(t, wallet)
+	u.start()
+	return u
+}
+
+// newUser makes the gateway of the company of a wallet, which signs its proofs itself.
+func newUser(t *testing.T, wallet *testkit.Wallet) *user {
+	t.Helper()
 	u := &user{wallet: wallet, api: freeAddress(t), egress: freeAddress(t)}
 	u.gateway = newGateway(t, config{more: expand(`http://{api} {
 	edr_consumer
@@ -58,7 +66,6 @@ http://{egress} {
 			allow_http 127.0.0.1
 			allow_addresses 127.0.0.0/8
 		}`, map[string]string{"kid": u.wallet.KID})
-	u.start()
 	return u
 }
 

@@ -22,7 +22,7 @@ var metricLabels = map[string][]string{
 	"edrgate_consumer_renewal_duration_seconds": {},
 	"edrgate_consumer_renewals_total":           {"participant", "result"},
 	"edrgate_data_requests_total":               {"handler", "participant", "reason", "verdict"},
-	"edrgate_dials_denied_total":                {"reason", "to"},
+	"edrgate_dial_denied_total":                 {"connection", "reason"},
 	"edrgate_did_fetch_duration_seconds":        {},
 	"edrgate_did_fetches_total":                 {"result"},
 	"edrgate_events_total":                      {"event", "participant"},

@@ -65,6 +65,8 @@ type Observer interface {
 	PolicyDecided(occasion tokens.PolicyOccasion, result Result, took time.Duration)
 	// PolicyBreaker reports the state of the circuit breaker, one of BreakerStates, after a question.
 	PolicyBreaker(state string)
+	// PolicyDialDenied reports why an address of the server's name was not connected. The reasons are few and fixed.
+	PolicyDialDenied(reason string)
 }
 
 // Defaults and limits of a Config.
@@ -145,7 +147,10 @@ func New(c Config) (*Client, error) {
 		IsExcluded:   func(err error) bool { return isOf(err, ours) },
 	})
 	if c.next == nil {
-		guard, err := dial.NewGuard(dial.Config{AllowAddresses: c.allowed(target), DenyEndpoints: c.DenyEndpoints})
+		guard, err := dial.NewGuard(dial.Config{
+			AllowAddresses: c.allowed(target), DenyEndpoints: c.DenyEndpoints,
+			Denied: func(e *dial.DeniedError) { c.Observer.PolicyDialDenied(string(e.Reason)) },
+		})
 		if err != nil {
 			return nil, fmt.Errorf("allow_addresses: %w", err)
 		}
@@ -233,6 +238,7 @@ type unobserved struct{}
 
 func (unobserved) PolicyDecided(tokens.PolicyOccasion, Result, time.Duration) {}
 func (unobserved) PolicyBreaker(string)                                       {}
+func (unobserved) PolicyDialDenied(string)                                    {}
 
 // Close closes connections that are not in use.
 func (c *Client) Close() {

@@ -35,6 +35,7 @@ type watcher struct {
 	mu      sync.Mutex
 	results map[tokens.PolicyOccasion][]Result
 	breaker string
+	denied  []string
 }
 
 func (w *watcher) PolicyDecided(o tokens.PolicyOccasion, r Result, _ time.Duration) {
@@ -47,6 +48,12 @@ func (w *watcher) PolicyBreaker(state string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.breaker = state
+}
+
+func (w *watcher) PolicyDialDenied(reason string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.denied = append(w.denied, reason)
 }
 
 func (w *watcher) saw(o tokens.PolicyOccasion) []Result {

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/edrgate/edrgate/consumer"
+	"github.com/edrgate/edrgate/internal/dial/dialtest"
 	"github.com/edrgate/edrgate/internal/testkit"
 	"github.com/edrgate/edrgate/routing"
 	"github.com/edrgate/edrgate/signaling/controlplane"
@@ -395,10 +396,8 @@ func (unobserved) Owed(tokens.ReportEvent, int)                       {}
 // deliver runs the outbox of the gateway.
 func (g *gateway) deliver(callback *url.URL) {
 	g.t.Helper()
-	client, err := controlplane.NewClient(nil)
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	transport := dialtest.Transport(g.t, "127.0.0.0/8")
+	client := controlplane.NewClient(controlplane.ClientConfig{Transport: transport, TokenTransport: transport})
 	outbox, err := controlplane.NewOutbox(controlplane.OutboxConfig{
 		Reports: []controlplane.Reports{g.core, g.transfers}, Client: client, Callbacks: map[string]*url.URL{DefaultControlPlane: callback},
 		DataAddress: DataAddress, Observer: unobserved{}, Logger: slog.New(slog.DiscardHandler),
@@ -409,7 +408,7 @@ func (g *gateway) deliver(callback *url.URL) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { outbox.Run(ctx) })
-	g.t.Cleanup(func() { cancel(); running.Wait(); client.Close() })
+	g.t.Cleanup(func() { cancel(); running.Wait() })
 }
 
 // wantSchemaValid checks what the schema of a DataFlowStatusMessage demands (DPS §1.2), which the kit validates callbacks

@@ -14,6 +14,7 @@ import (
 	"github.com/lestrrat-go/jwx/v2/jws"
 
 	"github.com/edrgate/edrgate/internal/strictjson"
+	"github.com/edrgate/edrgate/internal/testkit"
 )
 
 func b64(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
@@ -249,6 +250,10 @@ func FuzzParse(f *testing.F) {
 		token(`{"alg":"EdDSA","kid":"k","cty":"c"}`, `{"exp":1e300}`), spare(header) + ".e30.AA", "e30.e30.AA",
 	} {
 		f.Add(s)
+	}
+	wallet := testkit.NewWallet("did:web:p")
+	for _, bad := range wallet.BadTokens(wallet.Claims("did:web:q", "t", testkit.NewClock().Now())) {
+		f.Add(bad)
 	}
 	f.Fuzz(func(t *testing.T, in string) {
 		got, err := Parse(in, 4096)

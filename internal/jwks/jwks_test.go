@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,7 +18,7 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 
-	"github.com/edrgate/edrgate/internal/dial"
+	"github.com/edrgate/edrgate/internal/dial/dialtest"
 	"github.com/edrgate/edrgate/internal/testkit"
 )
 
@@ -69,15 +68,10 @@ func newKey() crypto.PublicKey { return testkit.NewWallet("did:web:issuer.exampl
 
 func newSet(t *testing.T, location string, clock *testkit.Clock) *Set {
 	t.Helper()
-	guard, err := dial.NewGuard(dial.Config{AllowAddresses: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
+	s, err := New(Config{Location: location, Transport: dialtest.Transport(t, "127.0.0.0/8"), Now: clock.Now})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := New(Config{Location: location, Guard: guard, Now: clock.Now})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.Close)
 	return s
 }
 
@@ -203,16 +197,23 @@ func TestAnswersThatAreNoSet(t *testing.T) {
 func TestDeniedAddress(t *testing.T) {
 	host := newIssuer(t)
 	host.serves(setOf(t, newKey()))
-	guard, err := dial.NewGuard(dial.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := New(Config{Location: host.URL, Guard: guard})
+	s, err := New(Config{Location: host.URL, Transport: dialtest.Transport(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	want(t, s, "k0", "unavailable")
 	host.wantAsked(t, 0)
+}
+
+// Whatever trouble the host of a key set is in, nobody can tell about a key.
+func TestKeySetHostsInTrouble(t *testing.T) {
+	dialtest.EachTrouble(t, func(t *testing.T, h *dialtest.Host) {
+		s, err := New(Config{Location: h.URL, Transport: h.Transport(t), Timeout: h.Timeout})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want(t, s, "k0", "unavailable")
+	})
 }
 
 // Many requests at once fetch once, and whoever gives up ends the fetch of nobody else.

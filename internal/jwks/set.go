@@ -147,6 +147,3 @@ func (s *Set) refresh(ctx context.Context, asked time.Time, usable bool) (state,
 	}
 	return state{s.keys, s.fetched, s.tried, s.failure}, nil
 }
-
-// Close closes idle connections.
-func (s *Set) Close() { s.source.close() }

@@ -1,6 +1,7 @@
 package jwks
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,11 +12,9 @@ import (
 	"os"
 	"strings"
 	"time"
-
-	"github.com/edrgate/edrgate/internal/dial"
 )
 
-// fetchTimeout bounds one fetch. A control plane reads for 30 s, and has to get its answer within that.
+// fetchTimeout is the default of Config.Timeout.
 const fetchTimeout = 4 * time.Second
 
 // Config says where a key set is.
@@ -23,8 +22,12 @@ type Config struct {
 	// Location is an https URL, an http one of a loopback host, or the path of a file. Required.
 	Location string
 
-	// Guard checks the addresses that are connected. Required for a URL.
-	Guard *dial.Guard
+	// Transport fetches the set. It must check what it dials and unpack nothing (internal/dial.NewTransport). Required for a
+	// URL.
+	Transport http.RoundTripper
+
+	// Timeout bounds one fetch. Default: 4 s. A control plane reads for 30 s, and has to get its answer within that.
+	Timeout time.Duration
 
 	// Now is the clock. Default: the system's.
 	Now func() time.Time
@@ -44,11 +47,10 @@ func New(c Config) (*Set, error) {
 		s.source = file(c.Location)
 		return s, nil
 	}
-	transport, err := dial.NewTransport(dial.TransportConfig{Guard: c.Guard, MaxConnsPerHost: 1})
-	if err != nil {
-		return nil, fmt.Errorf("key set: %w", err)
+	if c.Transport == nil {
+		return nil, errors.New("key set: a transport is needed")
 	}
-	s.source = &remote{c.Location, transport}
+	s.source = &remote{c.Location, c.Transport, cmp.Or(c.Timeout, fetchTimeout)}
 	return s, nil
 }
 
@@ -79,7 +81,6 @@ func isLoopback(host string) bool {
 // source is where a set comes from.
 type source interface {
 	fetch(ctx context.Context) (keys, error)
-	close()
 }
 
 // file is the path of a set.
@@ -101,16 +102,15 @@ func (f file) fetch(context.Context) (keys, error) {
 	return read(opened)
 }
 
-func (file) close() {}
-
 // remote is the URL of a set.
 type remote struct {
 	location  string
-	transport *http.Transport
+	transport http.RoundTripper
+	timeout   time.Duration
 }
 
 func (r *remote) fetch(ctx context.Context) (keys, error) {
-	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, r.location, nil)
 	if err != nil {
@@ -134,8 +134,6 @@ func (r *remote) fetch(ctx context.Context) (keys, error) {
 	}
 	return read(response.Body)
 }
-
-func (r *remote) close() { r.transport.CloseIdleConnections() }
 
 func read(r io.Reader) (keys, error) {
 	data, err := io.ReadAll(io.LimitReader(r, maxBytes+1))

@@ -7,59 +7,54 @@ package controlplane
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptrace"
-	"net/netip"
 	"net/url"
 	"sync/atomic"
 	"time"
 
 	"github.com/edrgate/edrgate/authserver"
-	"github.com/edrgate/edrgate/internal/dial"
 	"github.com/edrgate/edrgate/tokens"
 )
 
 const (
-	callTimeout    = 10 * time.Second // of one call, from the name's resolution to the answer's last byte
-	maxAnswerBytes = 1 << 20          // lists of data planes are the longest answers
-	connsPerHost   = 4
+	callTimeout    = 10 * time.Second
+	maxAnswerBytes = 1 << 20 // lists of data planes are the longest answers
 )
-
-// everywhere lets the dialer reach private networks, where control planes live: unlike a DID or a data address, the host
-// is the operator's choice. Metadata addresses of clouds stay denied.
-var everywhere = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
 
 // Client calls control planes. It follows no redirect: a body meant for one server must not go to another.
 type Client struct {
-	http   *http.Client
-	tokens *authserver.Source // of the control planes' authorization servers
+	http    *http.Client
+	tokens  *authserver.Source // of the control planes' authorization servers
+	timeout time.Duration
 }
 
-// NewClient returns a client that never connects to the endpoints denied, such as the gateway's own administration.
-func NewClient(denied []netip.AddrPort) (*Client, error) {
-	guard, err := dial.NewGuard(dial.Config{AllowAddresses: everywhere, DenyEndpoints: denied})
-	if err != nil {
-		return nil, err
-	}
-	transport, err := dial.NewTransport(dial.TransportConfig{Guard: guard, MaxConnsPerHost: connsPerHost})
-	if err != nil {
-		return nil, err
-	}
+// ClientConfig is what a Client needs.
+type ClientConfig struct {
+	// Transport connects to control planes, TokenTransport to their authorization servers. Both must check what they dial and
+	// unpack nothing (internal/dial.NewTransport). Required.
+	Transport, TokenTransport http.RoundTripper
+
+	// Timeout bounds one call, from the name's resolution to the answer's last byte. Default: 10 s.
+	Timeout time.Duration
+}
+
+// NewClient returns a client. It connects to nobody yet.
+func NewClient(c ClientConfig) *Client {
 	return &Client{
 		http: &http.Client{
-			Transport:     transport,
+			Transport:     c.Transport,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
-		tokens: authserver.New(authserver.Config{Transport: transport, OncePerJTI: true}),
-	}, nil
+		tokens:  authserver.New(authserver.Config{Transport: c.TokenTransport, OncePerJTI: true}),
+		timeout: cmp.Or(c.Timeout, callTimeout),
+	}
 }
-
-// Close closes connections that are not in use.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // message is a request to a control plane.
 type message struct {
@@ -110,7 +105,7 @@ func (c *Client) call(ctx context.Context, m message) (answer, error) {
 
 // send sends a message with a token, if it is not empty.
 func (c *Client) send(ctx context.Context, m message, token tokens.Secret) (answer, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	var connected atomic.Bool
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{

@@ -5,12 +5,12 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"net/url"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/edrgate/edrgate/internal/dial/dialtest"
 	"github.com/edrgate/edrgate/internal/testkit"
 	"github.com/edrgate/edrgate/tokens"
 )
@@ -75,14 +75,10 @@ func mustBase(t *testing.T, s string) *url.URL {
 	return u
 }
 
-func newTestClient(t *testing.T, denied ...netip.AddrPort) *Client {
+func newTestClient(t *testing.T) *Client {
 	t.Helper()
-	c, err := NewClient(denied)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.Close)
-	return c
+	transport := dialtest.Transport(t, "127.0.0.0/8")
+	return NewClient(ClientConfig{Transport: transport, TokenTransport: transport})
 }
 
 // book keeps reports as the token core does, in memory.

@@ -8,12 +8,12 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/edrgate/edrgate/internal/dial/dialtest"
 	"github.com/edrgate/edrgate/internal/testkit"
 	"github.com/edrgate/edrgate/tokens"
 )
@@ -268,22 +268,19 @@ func TestWaitAfter(t *testing.T) {
 	}
 }
 
-// The administration of the gateway itself and the metadata services of clouds are not called, whatever a name resolves
-// to.
-func TestClientDeniesEndpoints(t *testing.T) {
-	p := newPlane(t, status(200, ""))
-	u, err := url.Parse(p.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	own := netip.MustParseAddrPort(u.Host)
-	c := newTestClient(t, own)
-	for _, target := range []string{p.URL, "http://169.254.169.254/latest"} {
-		_, err := c.call(context.Background(), message{method: http.MethodPost, url: target})
-		if err == nil || !strings.Contains(err.Error(), "is denied") {
-			t.Errorf("%s: %v", target, err)
+// Whatever trouble the host of a control plane is in, or that of its authorization server, the call fails, and its report
+// stays owed. What was not connected has not been sent.
+func TestControlPlaneHostsInTrouble(t *testing.T) {
+	dialtest.EachTrouble(t, func(t *testing.T, h *dialtest.Host) {
+		c := NewClient(ClientConfig{Transport: h.Transport(t), Timeout: h.Timeout})
+		a, err := c.call(t.Context(), message{method: http.MethodPost, url: h.URL})
+		if a.ok() && !h.Packed { // of an answer to a report only the status counts
+			t.Errorf("the host has taken the message, with %d bytes", len(a.body))
 		}
-	}
+		if h.Denied != "" && !errors.Is(err, errUnsent) {
+			t.Errorf("not connected: %v", err)
+		}
+	})
 }
 
 func TestNewOutboxWantsWhatItNeeds(t *testing.T) {

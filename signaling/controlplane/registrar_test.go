@@ -429,10 +429,7 @@ func FuzzFind(f *testing.F) {
 // that goes on has none to look at.
 func TestMissingRegistrationsAreToldAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		client, err := NewClient(nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		client := newTestClient(t)
 		seen := &looks{results: map[RegistrationResult]int{}}
 		r, err := NewRegistrar(RegistrarConfig{Client: client, Observer: seen, Logger: slog.New(slog.DiscardHandler)})
 		if err != nil {

@@ -1,4 +1,5 @@
-// Package dialtest has a name resolver for tests: it answers from memory, and can answer differently each time.
+// Package dialtest has what tests of outgoing connections need: a name resolver that answers from memory, differently each
+// time if it is told to, and hosts in every kind of trouble.
 package dialtest
 
 import (
@@ -6,12 +7,35 @@ import (
 	"encoding/binary"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"strings"
 	"sync"
+	"testing"
 
 	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/edrgate/edrgate/internal/dial"
 )
+
+// Transport connects to the special-purpose networks, and to public addresses.
+func Transport(t testing.TB, networks ...string) *http.Transport {
+	t.Helper()
+	var config dial.Config
+	for _, network := range networks {
+		config.AllowAddresses = append(config.AllowAddresses, netip.MustParsePrefix(network))
+	}
+	guard, err := dial.NewGuard(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport, err := dial.NewTransport(dial.TransportConfig{Guard: guard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(transport.CloseIdleConnections)
+	return transport
+}
 
 // Names is a DNS server in memory. Each lookup of a name takes the next of its answers; the last one stays. The zero
 // value knows no name and says so.
