@@ -31,10 +31,10 @@ type Limits struct {
 	RequestsPerConsumer int `json:"requests_per_consumer,omitempty"`
 
 	// Renewals is how many renewals are worked on at once; further ones get 503, and consumers try again. They have a bound
-	// of their own, so that data is served when all tokens are renewed at one time. Default: 128.
+	// of their own, so that data is served when all tokens are renewed at one time. Default: 256.
 	Renewals int `json:"renewals,omitempty"`
 
-	// RenewalsPerConsumer is the same for those of one consumer: where its DID host is slow, the others have room. Default: 32.
+	// RenewalsPerConsumer is the same for those of one consumer: where its DID host is slow, the others have room. Default: 128.
 	RenewalsPerConsumer int `json:"renewals_per_consumer,omitempty"`
 
 	// Starts is how many starts and prepares of one control plane are worked on at once at each edr_signaling. Default: 16.
@@ -64,8 +64,8 @@ const unlimited = -1
 const (
 	defaultRequestsPerFlow     = 512
 	defaultRequestsPerConsumer = 2048
-	defaultRenewals            = 128
-	defaultRenewalsPerConsumer = 32
+	defaultRenewals            = 256
+	defaultRenewalsPerConsumer = 128
 	defaultStarts              = 16
 	defaultStartWait           = caddy.Duration(20 * time.Second)
 	defaultMessageTimeout      = caddy.Duration(10 * time.Second)

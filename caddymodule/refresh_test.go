@@ -217,7 +217,7 @@ func TestRenewalRefusalTable(t *testing.T) {
 		for _, format := range []string{formatEDC, formatRFC6749} {
 			h := endpoint{&participant{app: &App{ErrorFormat: format}}}
 			refusal := refusalOfRenewal(h.format(""), "not a token", &tokens.Error{Code: code, RetryAfter: 3 * time.Second})
-			if code == tokens.CodeUnavailable {
+			if code == tokens.CodeUnavailable || code == tokens.CodeConsumerBusy {
 				if refusal.Status != http.StatusServiceUnavailable || refusal.RetryAfter != 3*time.Second {
 					t.Errorf("%s: %+v", code, refusal)
 				}
