@@ -39,13 +39,13 @@ type row struct {
 
 // ratio compares two rows round by round: the median of the ratios, or of the differences, of the same round.
 type ratio struct {
-	What     string     `json:"what"`
-	Spread   rig.Spread `json:"spread"`
-	Must     float64    `json:"must,omitempty"` // 0: nothing is demanded
-	Goal     float64    `json:"goal,omitempty"`
-	AtMost   bool       `json:"atMost,omitempty"`  // must and goal are upper bounds
-	Control  bool       `json:"control,omitempty"` // of a thing and itself: what lies within it says nothing
-	Verdict  string     `json:"verdict,omitempty"`
+	What    string     `json:"what"`
+	Spread  rig.Spread `json:"spread"`
+	Must    float64    `json:"must,omitempty"` // 0: nothing is demanded
+	Goal    float64    `json:"goal,omitempty"`
+	AtMost  bool       `json:"atMost,omitempty"`  // must and goal are upper bounds
+	Control bool       `json:"control,omitempty"` // of a thing and itself: what lies within it says nothing
+	Verdict string     `json:"verdict,omitempty"`
 }
 
 // rowsOf turns what was sampled into rows.

@@ -20,10 +20,10 @@ type side struct {
 	supply      supply
 	warm        time.Duration // load before the first round
 
-	tokens      int           // that it sends in turn
+	tokens int // that it sends in turn
 
 	last, most int // requests of its last and its best round
-	samples map[string][]float64
+	samples    map[string][]float64
 }
 
 // The measures of a round of requests.
