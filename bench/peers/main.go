@@ -97,7 +97,7 @@ func (b *benchmark) run(ctx context.Context, tables []string, results string) er
 		if err != nil {
 			return fmt.Errorf("table %s: %w", name, err)
 		}
-		t.Name, t.Machine = name, b.machine()
+		t.Name, t.Machine = name, b.machine(t.Machine)
 		b.progress("")
 		err = t.print(os.Stdout)
 		if err != nil {
@@ -155,11 +155,14 @@ func (b *benchmark) pin(both bool) error {
 	return err
 }
 
-// machine says what was measured on.
-func (b *benchmark) machine() string {
-	how := "not pinned to cores (no taskset, or one core)"
-	if b.pinned {
+// machine says what was measured on, and how: unless a table says something else, on cores of their own.
+func (b *benchmark) machine(how string) string {
+	switch {
+	case how != "":
+	case b.pinned:
 		how = "each proxy alone on core 1, generator and backend on core 0"
+	default:
+		how = "not pinned to cores (no taskset, or one core)"
 	}
 	return fmt.Sprintf("%s; %d cores, %s/%s, %s", how, runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version())
 }
