@@ -89,13 +89,26 @@ func (b *benchmark) round(ctx context.Context, s *side, duration time.Duration) 
 		if err != nil {
 			return err
 		}
-		err = b.measure(ctx, s, &load{address: s.address, connections: s.connections, requests: r, duration: duration})
+		err = b.accompanied(ctx, s, &load{address: s.address, connections: s.connections, requests: r, duration: duration})
 		if !errors.Is(err, errExhausted) {
 			return err
 		}
 		n *= 2
 	}
 	return errExhausted
+}
+
+// accompanied measures a load together with what goes on beside it.
+func (b *benchmark) accompanied(ctx context.Context, s *side, l *load) error {
+	if s.beside == nil {
+		return b.measure(ctx, s, l)
+	}
+	end, err := s.beside(ctx)
+	if err != nil {
+		return err
+	}
+	err = b.measure(ctx, s, l)
+	return errors.Join(err, end())
 }
 
 // measure runs a load and notes what it was like.
