@@ -22,6 +22,9 @@ type side struct {
 
 	tokens int // that it sends in turn
 
+	// beside starts something that goes on during its rounds, and returns what ends it. nil: nothing.
+	beside func(context.Context) (func() error, error)
+
 	last, most int // requests of its last and its best round
 	samples    map[string][]float64
 }

@@ -2,4 +2,4 @@ package main
 
 import "context"
 
-func (b *benchmark) peers(ctx context.Context) (*table, error)    { return nil, nil }
+func (b *benchmark) peers(ctx context.Context) (*table, error) { return nil, nil }
