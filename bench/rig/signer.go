@@ -115,3 +115,6 @@ func (s *Signer) Sign(t *Token) (string, error) {
 	sum.FillBytes(signature[32:])
 	return text + "." + base64.RawURLEncoding.EncodeToString(signature), nil
 }
+
+// Claims returns the claims.
+func (t *Token) Claims() map[string]any { return t.claims }

@@ -1,5 +1,0 @@
-package main
-
-import "context"
-
-func (b *benchmark) peers(ctx context.Context) (*table, error) { return nil, nil }
