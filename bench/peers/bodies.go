@@ -13,7 +13,7 @@ import (
 const bodySize = 1 << 30
 
 // bodies is the table of large bodies: how much memory one takes on its way.
-func (b *benchmark) bodies(ctx context.Context) (*table, error) {
+func (b *benchmark) bodies(ctx context.Context) (*rig.Table, error) {
 	err := b.pin(false)
 	if err != nil {
 		return nil, err
@@ -23,7 +23,7 @@ func (b *benchmark) bodies(ctx context.Context) (*table, error) {
 		above = "above it, at most MiB"
 		speed = "MiB/s"
 	)
-	t := &table{
+	t := &rig.Table{
 		Title:    "Bodies of 1 GiB: resident memory while one passes, above that of the idle gateway",
 		Measures: []string{idle, above, speed, cpuSeconds}, Chart: above,
 	}
@@ -77,9 +77,9 @@ func (b *benchmark) bodies(ctx context.Context) (*table, error) {
 				values[measure] = rig.SpreadOf([]float64{value})
 			}
 			name := of.name + ", " + direction
-			t.Rows = append(t.Rows, row{Name: name, Values: values})
+			t.Rows = append(t.Rows, rig.Row{Name: name, Values: values})
 			if !of.bare {
-				t.Ratios = append(t.Ratios, judged(ratio{What: name + ": MiB above idle", Must: 32, Goal: 32, AtMost: true, Spread: values[above]}))
+				t.Ratios = append(t.Ratios, rig.Judged(rig.Ratio{What: name + ": MiB above idle", Must: 32, Goal: 32, AtMost: true, Spread: values[above]}))
 			}
 		}
 	}

@@ -123,7 +123,7 @@ func (b *benchmark) askingAnew(name string, process *rig.Process, address string
 }
 
 // data is the table of data requests: what the gateway adds to Caddy.
-func (b *benchmark) data(ctx context.Context) (*table, error) {
+func (b *benchmark) data(ctx context.Context) (*rig.Table, error) {
 	err := b.pin(false)
 	if err != nil {
 		return nil, err
@@ -200,11 +200,11 @@ func (b *benchmark) data(ctx context.Context) (*table, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &table{
+	return &rig.Table{
 		Title:    fmt.Sprintf("Data requests: %d connections, 1 KiB, %d rounds of %s each", connections, b.rounds, b.duration),
 		Measures: requestMeasures, Chart: perSecond,
 		Rows: rowsOf(sides),
-		Ratios: []ratio{
+		Ratios: []rig.Ratio{
 			atLeast(0.90, 0.95, perSecond, same, bareSide),
 			added(10, 5, cpu, same, bareSide),
 			atLeast(0.85, 0.95, perSecond, own, bareSide),

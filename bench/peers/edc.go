@@ -144,7 +144,7 @@ func (e *edcDataPlane) token(ctx context.Context, backend string) (string, error
 }
 
 // edc is the table of EDC's data plane.
-func (b *benchmark) edc(ctx context.Context) (*table, error) {
+func (b *benchmark) edc(ctx context.Context) (*rig.Table, error) {
 	plane, err := b.startEDC(ctx) // before pinning: Maven may use all there is
 	if err != nil {
 		return nil, err
@@ -199,7 +199,7 @@ func (b *benchmark) edc(ctx context.Context) (*table, error) {
 	if err != nil {
 		return nil, err
 	}
-	var ratios []ratio
+	var ratios []rig.Ratio
 	for i, own := range owns {
 		ratios = append(ratios,
 			atLeast(2.5, 3, perSecond, own, javas[i]),
@@ -208,7 +208,7 @@ func (b *benchmark) edc(ctx context.Context) (*table, error) {
 			atMost(1.0/4, 1.0/5, resident, own, javas[i]),
 		)
 	}
-	return &table{
+	return &rig.Table{
 		Title:    fmt.Sprintf("EDC's data plane %s: 1 KiB, the same token, %d rounds of %s each", edcRelease, b.rounds, b.duration),
 		Measures: requestMeasures, Chart: perSecond, Rows: rowsOf(sides), Ratios: ratios,
 	}, nil

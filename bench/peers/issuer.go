@@ -22,9 +22,9 @@ type issuer struct {
 	plain  *http.Server
 	secure *http.Server
 
-	url     string // http://127.0.0.1:port
-	https   string // the same by https, with a certificate of nobody
-	signer  *rig.Signer
+	url    string // http://127.0.0.1:port
+	https  string // the same by https, with a certificate of nobody
+	signer *rig.Signer
 }
 
 // peerAudience is whom the peers' tokens are for.

@@ -23,7 +23,7 @@ import (
 )
 
 // The tables, in order.
-var order = []string{"data", "peers", "edc", "slow", "renewal", "rotation", "bodies"}
+var order = slices.DeleteFunc(slices.Clone(rig.Order), func(name string) bool { return name == "flows" })
 
 // benchmark is what the tables have in common.
 type benchmark struct {
@@ -75,7 +75,7 @@ func exit(err error) {
 }
 
 func (b *benchmark) run(ctx context.Context, tables []string, results string) error {
-	measured := map[string]func(context.Context) (*table, error){
+	measured := map[string]func(context.Context) (*rig.Table, error){
 		"data": b.data, "peers": b.peers, "edc": b.edc, "slow": b.slow, "renewal": b.renewal, "rotation": b.rotation, "bodies": b.bodies,
 	}
 	for _, name := range tables {
@@ -99,11 +99,11 @@ func (b *benchmark) run(ctx context.Context, tables []string, results string) er
 		}
 		t.Name, t.Machine = name, b.machine(t.Machine)
 		b.progress("")
-		err = t.print(os.Stdout)
+		err = t.Print(os.Stdout)
 		if err != nil {
 			return err
 		}
-		err = put(results, t)
+		err = t.Put(results, rig.Order)
 		if err != nil {
 			return err
 		}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -22,7 +21,7 @@ type peer struct {
 }
 
 // peers is the table of other gateways that check tokens. One that cannot be had on this machine is left out, and said so.
-func (b *benchmark) peers(ctx context.Context) (*table, error) {
+func (b *benchmark) peers(ctx context.Context) (*rig.Table, error) {
 	from, err := startIssuer(b.signer)
 	if err != nil {
 		return nil, err
@@ -82,11 +81,14 @@ func (b *benchmark) peers(ctx context.Context) (*table, error) {
 	if err != nil {
 		return nil, err
 	}
-	var ratios []ratio
+	var ratios []rig.Ratio
 	for i, p := range found {
-		ratios = append(ratios, atLeast(p.must, p.goal, perSecond, own, theirs[i]), atLeast(0, 0, perSecond, ownAnew, theirsAnew[i]))
+		ratios = append(ratios,
+			atLeast(p.must, p.goal, perSecond, own, theirs[i]),
+			atLeast(0, 0, perSecond, ownAnew, theirsAnew[i]),
+			atMost(0, 0, cpu, own, theirs[i]))
 	}
-	return &table{
+	return &rig.Table{
 		Title:    fmt.Sprintf("Other gateways that check tokens: %d connections, 1 KiB, %d rounds of %s each", connections, b.rounds, b.duration),
 		Measures: requestMeasures, Chart: perSecond, Rows: rowsOf(sides), Ratios: ratios, Notes: notes,
 	}, nil
@@ -103,9 +105,4 @@ func writeConfig(file, template string, values map[string]string) error {
 		return err
 	}
 	return os.WriteFile(file, []byte(strings.NewReplacer(pairs...).Replace(template)), 0o600)
-}
-
-func lastLine(output []byte) string {
-	lines := bytes.Split(bytes.TrimSpace(output), []byte("\n"))
-	return string(lines[len(lines)-1])
 }

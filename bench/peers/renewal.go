@@ -2,19 +2,9 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
-	"net/url"
-	"slices"
-	"strings"
-	"sync"
-	"time"
 
 	"github.com/edrgate/edrgate/bench/rig"
-	"github.com/edrgate/edrgate/internal/testkit"
 )
 
 const (
@@ -30,22 +20,13 @@ const (
 	tractusXSlowest   = 2000.0 // ms
 )
 
-// renewing is one flow whose consumer renews its tokens over and over, each time with the refresh token that it got last.
-// Proofs are signed beforehand, for that is the consumer's work.
-type renewing struct {
-	wallet  *testkit.Wallet
-	access  string
-	refresh string
-	proofs  []string
-}
-
 // renewal is the table of renewals.
-func (b *benchmark) renewal(ctx context.Context) (*table, error) {
+func (b *benchmark) renewal(ctx context.Context) (*rig.Table, error) {
 	err := b.pin(true)
 	if err != nil {
 		return nil, err
 	}
-	documents, wallets, err := hostWallets(consumers)
+	documents, wallets, err := rig.HostWallets(consumers)
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +40,7 @@ func (b *benchmark) renewal(ctx context.Context) (*table, error) {
 	}
 	defer g.Process.Stop()
 
-	flows := make([]*renewing, renewingFlows)
+	flows := make([]*rig.Renewing, renewingFlows)
 	err = inParallel(renewingFlows, 16, func(i int) error {
 		wallet := wallets[i%len(wallets)]
 		edr, err := g.StartFlow(ctx, rig.Flow{ID: fmt.Sprintf("flow-%d", i), Consumer: wallet.DID, Dataset: dataset, Backend: "http://" + b.backend.small})
@@ -69,7 +50,7 @@ func (b *benchmark) renewal(ctx context.Context) (*table, error) {
 		if edr.Refresh == "" {
 			return fmt.Errorf("the EDR of flow %d cannot be renewed", i)
 		}
-		flows[i] = &renewing{wallet: wallet, access: edr.Access, refresh: edr.Refresh}
+		flows[i] = rig.NewRenewing(wallet, edr)
 		return nil
 	})
 	if err != nil {
@@ -95,19 +76,19 @@ func (b *benchmark) renewal(ctx context.Context) (*table, error) {
 		syncs = append(syncs, rate)
 	}
 	rate, worst := rig.SpreadOf(s.samples[perSecond]), rig.SpreadOf(s.samples[slowest])
-	return &table{
+	return &rig.Table{
 		Title:    fmt.Sprintf("Renewals: %d flows of %d consumers, all renewed in parallel over HTTP, %d rounds of %d renewals", renewingFlows, consumers, rounds, renewingFlows*renewals),
 		Machine:  "gateway, consumers and DID host share all cores",
 		Measures: []string{perSecond, median, slowest, cpu, resident},
 		Chart:    perSecond,
 		Rows:     rowsOf([]*side{s}),
-		Ratios: []ratio{
-			judged(ratio{What: "÷ Tractus-X 0.12.1 at its best (730): req/s", Must: 4, Goal: 5, Spread: divided(rate, tractusXPerSecond)}),
-			judged(ratio{What: "÷ Tractus-X 0.12.1 at its best (2 s): p99 ms", Must: 1.0 / 5, Goal: 1.0 / 10, AtMost: true, Spread: divided(worst, tractusXSlowest)}),
+		Ratios: []rig.Ratio{
+			rig.Judged(rig.Ratio{What: "÷ Tractus-X 0.12.1 at its best (730): req/s", Must: 4, Goal: 5, Spread: divided(rate, tractusXPerSecond)}),
+			rig.Judged(rig.Ratio{What: "÷ Tractus-X 0.12.1 at its best (2 s): p99 ms", Must: 1.0 / 5, Goal: 1.0 / 10, AtMost: true, Spread: divided(worst, tractusXSlowest)}),
 		},
 		Notes: []string{
 			"Tractus-X was measured on another day, on two cores: 470 to 730 renewals a second, p99 2 to 2.7 s.",
-			fmt.Sprintf("The disk made %s small writes a second durable before the rounds.", spreadText(rig.SpreadOf(syncs))),
+			fmt.Sprintf("The disk made %s small writes a second durable before the rounds.", rig.SpreadOf(syncs)),
 		},
 	}, nil
 }
@@ -120,36 +101,17 @@ func divided(s rig.Spread, by float64) rig.Spread {
 }
 
 // renewalRound renews each flow some times, all flows in parallel.
-func (b *benchmark) renewalRound(ctx context.Context, s *side, flows []*renewing) error {
+func (b *benchmark) renewalRound(ctx context.Context, s *side, flows []*rig.Renewing) error {
 	for _, f := range flows {
-		f.proofs = f.proofs[:0]
-		for range renewals {
-			f.proofs = append(f.proofs, f.wallet.Proof(rig.ProviderDID, f.access, time.Now()))
-		}
+		f.Prepare(renewals)
 	}
-	client := &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: len(flows)}}
-	defer client.CloseIdleConnections()
 	before, err := s.process.CPU()
 	if err != nil {
 		return err
 	}
-	latencies := make([][]time.Duration, len(flows))
-	failed := make(chan error, len(flows))
-	start := time.Now()
-	var wait sync.WaitGroup
-	for i, f := range flows {
-		wait.Go(func() {
-			var err error
-			latencies[i], err = f.renew(ctx, client, "http://"+s.address+"/token")
-			if err != nil {
-				failed <- err
-			}
-		})
-	}
-	wait.Wait()
-	seen := &observed{elapsed: time.Since(start), latencies: slices.Concat(latencies...)}
-	if len(failed) > 0 {
-		return <-failed
+	elapsed, latencies, err := rig.Renew(ctx, "http://"+s.address+"/token", flows)
+	if err != nil {
+		return err
 	}
 	after, err := s.process.CPU()
 	if err != nil {
@@ -159,8 +121,7 @@ func (b *benchmark) renewalRound(ctx context.Context, s *side, flows []*renewing
 	if err != nil {
 		return err
 	}
-	slices.Sort(seen.latencies)
-	seen.count = len(seen.latencies)
+	seen := &observed{count: len(latencies), elapsed: elapsed, latencies: latencies}
 	for measure, value := range map[string]float64{
 		perSecond: seen.rate(),
 		median:    seen.percentile(0.50),
@@ -171,67 +132,4 @@ func (b *benchmark) renewalRound(ctx context.Context, s *side, flows []*renewing
 		s.samples[measure] = append(s.samples[measure], value)
 	}
 	return nil
-}
-
-// renew sends a renewal for each proof (RFC 6749 §6), and returns how long each took.
-func (f *renewing) renew(ctx context.Context, client *http.Client, endpoint string) ([]time.Duration, error) {
-	latencies := make([]time.Duration, 0, len(f.proofs))
-	for _, proof := range f.proofs {
-		form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {f.refresh}}
-		request, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint, strings.NewReader(form.Encode()))
-		if err != nil {
-			return nil, err
-		}
-		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		request.Header.Set("Authorization", "Bearer "+proof)
-		start := time.Now()
-		response, err := client.Do(request)
-		if err != nil {
-			return nil, err
-		}
-		body, err := io.ReadAll(response.Body)
-		latencies = append(latencies, time.Since(start))
-		_ = response.Body.Close()
-		if err != nil {
-			return nil, err
-		}
-		if response.StatusCode != http.StatusOK {
-			return nil, fmt.Errorf("renewal: %s: %s", response.Status, body)
-		}
-		var renewed struct {
-			Refresh string `json:"refresh_token"`
-		}
-		err = json.Unmarshal(body, &renewed)
-		if err != nil {
-			return nil, err
-		}
-		f.refresh = renewed.Refresh
-	}
-	return latencies, nil
-}
-
-// hostWallets returns wallets whose DID documents (did:web) a server of this process has.
-func hostWallets(n int) (*http.Server, []*testkit.Wallet, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, nil, err
-	}
-	_, port, err := net.SplitHostPort(listener.Addr().String())
-	if err != nil {
-		return nil, nil, err
-	}
-	wallets := make([]*testkit.Wallet, n)
-	mux := http.NewServeMux()
-	for i := range wallets {
-		name := fmt.Sprintf("consumer-%d", i)
-		wallets[i] = testkit.NewWallet("did:web:localhost%3A" + port + ":" + name)
-		document := wallets[i].Document()
-		mux.HandleFunc("GET /"+name+"/did.json", func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Content-Type", "application/did+json")
-			_, _ = w.Write(document)
-		})
-	}
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
-	go func() { _ = server.Serve(listener) }() // until it is closed
-	return server, wallets, nil
 }

@@ -21,7 +21,7 @@ const (
 )
 
 // rotation is the table of durable compare-and-swaps, which the Go benchmark measures.
-func (b *benchmark) rotation(ctx context.Context) (*table, error) {
+func (b *benchmark) rotation(ctx context.Context) (*rig.Table, error) {
 	err := b.pin(true)
 	if err != nil {
 		return nil, err
@@ -41,11 +41,11 @@ func (b *benchmark) rotation(ctx context.Context) (*table, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &table{
+	t := &rig.Table{
 		Title:    "Durable rotation: compare-and-swaps of 1 KiB, by the store and by plain Badger with SyncWrites, in turns",
 		Machine:  "all cores",
 		Measures: []string{storeOps, badgerOps}, Chart: storeOps,
-		Notes: []string{fmt.Sprintf("The disk made %s small writes a second durable afterwards.", number(rate))},
+		Notes: []string{fmt.Sprintf("The disk made %s small writes a second durable afterwards.", rig.Number(rate))},
 	}
 	for _, of := range []struct {
 		writers    string
@@ -55,10 +55,10 @@ func (b *benchmark) rotation(ctx context.Context) (*table, error) {
 		if len(found[opsRatio]) == 0 {
 			return nil, fmt.Errorf("the benchmark says nothing of %s writers:\n%s", of.writers, output)
 		}
-		t.Rows = append(t.Rows, row{Name: of.writers + " writers", Values: map[string]rig.Spread{
+		t.Rows = append(t.Rows, rig.Row{Name: of.writers + " writers", Values: map[string]rig.Spread{
 			storeOps: rig.SpreadOf(found[storeOps]), badgerOps: rig.SpreadOf(found[badgerOps]),
 		}})
-		t.Ratios = append(t.Ratios, judged(ratio{
+		t.Ratios = append(t.Ratios, rig.Judged(rig.Ratio{
 			What: of.writers + " writers: store ÷ plain Badger", Must: of.must, Goal: of.goal, Spread: rig.SpreadOf(found[opsRatio]),
 		}))
 	}

@@ -19,7 +19,7 @@ const (
 
 // slow is the table of small requests beside slow downloads. Each gateway is asked with and without readers; nothing should
 // change. The readers and the small requests share one gateway and one token.
-func (b *benchmark) slow(ctx context.Context) (*table, error) {
+func (b *benchmark) slow(ctx context.Context) (*rig.Table, error) {
 	err := b.pin(false)
 	if err != nil {
 		return nil, err
@@ -87,14 +87,14 @@ func (b *benchmark) slow(ctx context.Context) (*table, error) {
 	if err != nil {
 		return nil, err
 	}
-	var ratios []ratio
+	var ratios []rig.Ratio
 	for i := range targets {
 		for _, measure := range []string{perSecond, median, slowest} {
 			r := atLeast(0, 0, measure, beside[i], alone[i])
 			ratios = append(ratios, r)
 		}
 	}
-	return &table{
+	return &rig.Table{
 		Title: fmt.Sprintf("Slow readers: GETs of 1 KiB over 8 connections, alone and beside %d downloads at %d kB/s each, %d rounds of %s",
 			slowReaders, slowBytes/1000, b.rounds, b.duration),
 		Measures: requestMeasures, Chart: perSecond, Rows: rowsOf(sides), Ratios: ratios,
