@@ -1,6 +1,7 @@
 package rig
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -32,16 +33,21 @@ type GatewayConfig struct {
 	Bare   bool    // Caddy as it comes: nothing of EDRgate is configured
 	Signer *Signer // of access tokens, unless Bare
 	App    string  // further lines of the edrgate block
+	Public string  // host:port of the data; empty: any
+	Store  string  // directory of the store; empty: one of its own
 }
 
 // NewGateway writes an installation and starts it.
 func NewGateway(ctx context.Context, c GatewayConfig) (*Gateway, error) {
-	g := new(Gateway)
+	g := &Gateway{Public: c.Public}
 	addresses := []*string{&g.Public}
 	if !c.Bare {
 		addresses = append(addresses, &g.Signaling)
 	}
 	for _, address := range addresses {
+		if *address != "" {
+			continue
+		}
 		var err error
 		*address, err = FreeAddress()
 		if err != nil {
@@ -105,7 +111,7 @@ func (g *Gateway) caddyfile(c GatewayConfig) string {
 			reserve 1MiB
 		}
 		%s
-	}`, ProviderDID, filepath.Join(c.Dir, "signing.pem"), g.Public, filepath.Join(c.Dir, "store"), c.App)
+	}`, ProviderDID, filepath.Join(c.Dir, "signing.pem"), g.Public, cmp.Or(c.Store, filepath.Join(c.Dir, "store")), c.App)
 		signaling = fmt.Sprintf("http://%s {\n\tedr_signaling {\n\t\tauth network 127.0.0.0/8\n\t}\n}\n", g.Signaling)
 	}
 	return fmt.Sprintf(`{
