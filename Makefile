@@ -6,7 +6,7 @@ TOOL = go tool -modfile=tools/go.mod
 FUZZTIME = 30s
 BENCHTIME = 1s
 
-.PHONY: all build build-pinned modules pins run test fuzz lint golden integration interop bench clean
+.PHONY: all build build-pinned modules pins run test fuzz lint golden integration interop bench bench-peers bench-flows chart clean
 
 all: lint test build
 
@@ -49,6 +49,7 @@ lint:
 	go vet ./...
 	$(TOOL) staticcheck ./...
 	go vet -tags interop ./integration/edc
+	go vet -C bench/chart .
 	$(TOOL) staticcheck -tags interop ./integration/edc
 	@! grep -rnE '\.Skip(f|Now)?\(|testing\.Short\(' --include='*_test.go' . || { echo "no test is skipped here"; false; }
 
@@ -69,6 +70,23 @@ interop:
 
 bench:
 	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
+
+# The gateway beside bare Caddy, other gateways and EDC's data plane, in about 25 minutes: docs/performance.md. What is not
+# installed is left out and named. Some tables only: make bench-peers ARGS="-only data,renewal"
+bench-peers: build
+	go build -o bin/bench-peers ./bench/peers
+	bin/bench-peers $(ARGS)
+	@$(MAKE) chart
+
+# What the number of flows costs, up to a million: make bench-flows ARGS="-sizes 10000,100000"
+bench-flows: build
+	go build -o bin/bench-flows ./bench/flows
+	bin/bench-flows $(ARGS)
+	@$(MAKE) chart
+
+# Draws bench/results.json.
+chart:
+	go run -C bench/chart . ../results.json ../results.svg
 
 clean:
 	rm -rf bin

@@ -196,6 +196,7 @@ func (b *benchmark) data(ctx context.Context) (*rig.Table, error) {
 	}
 	anew := b.askingAnew("edr_auth, every token new", auth.Process, auth.Public, authTokens)
 	sides = append(sides, anew)
+	none.apart = true
 	err = b.alternate(ctx, "data", b.rounds, sides...)
 	if err != nil {
 		return nil, err

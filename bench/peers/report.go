@@ -14,7 +14,7 @@ func rowsOf(sides []*side) []rig.Row {
 		for measure, samples := range s.samples {
 			values[measure] = rig.SpreadOf(samples)
 		}
-		rows = append(rows, rig.Row{Name: s.name, Values: values})
+		rows = append(rows, rig.Row{Name: s.name, Values: values, Beside: s.apart})
 	}
 	return rows
 }

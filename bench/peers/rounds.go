@@ -20,7 +20,8 @@ type side struct {
 	supply      supply
 	warm        time.Duration // load before the first round
 
-	tokens int // that it sends in turn
+	tokens int  // that it sends in turn
+	apart  bool // shows something about the measuring, and is not compared
 
 	// beside starts something that goes on during its rounds, and returns what ends it. nil: nothing.
 	beside func(context.Context) (func() error, error)

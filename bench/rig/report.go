@@ -34,6 +34,7 @@ type Table struct {
 type Row struct {
 	Name   string            `json:"name"`
 	Values map[string]Spread `json:"values"`
+	Beside bool              `json:"beside,omitempty"` // not one of those compared, so not in the picture
 }
 
 // Ratio compares two rows round by round: the median of the ratios, or of the differences, of the same round.

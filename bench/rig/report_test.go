@@ -60,7 +60,7 @@ func TestPrintPutsControlsLast(t *testing.T) {
 	t.Parallel()
 	table := Table{
 		Title: "title", Machine: "machine", Measures: []string{"req/s"},
-		Rows:   []Row{{"side", map[string]Spread{"req/s": {12345, 1, 99999}}}},
+		Rows:   []Row{{Name: "side", Values: map[string]Spread{"req/s": {12345, 1, 99999}}}},
 		Ratios: []Ratio{{What: "control", Control: true}, {What: "ratio", Must: 1, Goal: 2, Verdict: "MISSED", AtMost: true}},
 	}
 	var text strings.Builder
