@@ -7,7 +7,7 @@ FUZZTIME = 30s
 FUZZFLAGS =
 BENCHTIME = 1s
 
-.PHONY: all build build-pinned modules pins run test fuzz lint golden integration interop postgres bench bench-postgres vuln sbom reproducible clean
+.PHONY: all build build-pinned modules pins run test fuzz lint golden integration interop postgres bench bench-peers bench-flows bench-postgres chart vuln sbom reproducible clean
 
 all: lint test build
 
@@ -53,6 +53,7 @@ lint:
 	go vet ./...
 	$(TOOL) staticcheck ./...
 	go vet -tags interop ./integration/edc
+	go vet -C bench/chart .
 	$(TOOL) staticcheck -tags interop ./integration/edc
 	go vet -tags postgres ./store/postgres/... ./integration
 	$(TOOL) staticcheck -tags postgres ./store/postgres/... ./integration
@@ -88,6 +89,23 @@ bench-postgres:
 
 bench:
 	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
+
+# The gateway beside bare Caddy, other gateways and EDC's data plane, in about 25 minutes: docs/performance.md. What is not
+# installed is left out and named. Some tables only: make bench-peers ARGS="-only data,renewal"
+bench-peers: build
+	go build -o bin/bench-peers ./bench/peers
+	bin/bench-peers $(ARGS)
+	@$(MAKE) chart
+
+# What the number of flows costs, up to a million: make bench-flows ARGS="-sizes 10000,100000"
+bench-flows: build
+	go build -o bin/bench-flows ./bench/flows
+	bin/bench-flows $(ARGS)
+	@$(MAKE) chart
+
+# Draws bench/results.json.
+chart:
+	go run -C bench/chart . ../results.json ../results.svg
 
 # Against the Go vulnerability database: make vuln VULNDB=https://a-mirror. Where it cannot be reached this fails, and says
 # NOT CHECKED.

@@ -44,7 +44,7 @@ var mayImport = map[string][]string{
 	"internal":        {"internal"},
 	"integration":     {"internal"}, // knows the gateway by its sockets only
 	"examples":        {"internal"},
-	"bench":           {"caddymodule", "signaling", "oauth", "tokens", "did", "store", "internal"},
+	"bench":           {"bench", "caddymodule", "signaling", "oauth", "tokens", "did", "store", "internal"},
 	"xcaddy":          {""},
 }
 

@@ -231,3 +231,10 @@ func proxied(baseURL string, more ...string) map[string]string {
 	}
 	return properties
 }
+
+// discardObserver counts nothing.
+type discardObserver struct{}
+
+func (discardObserver) Verdict(string, string, string) {}
+func (discardObserver) Backend(string)                 {}
+func (discardObserver) DialDenied(string, string)      {}

@@ -309,13 +309,16 @@ func (g *gate) canonicalise(r *http.Request) (string, error) {
 	}
 	sent, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
 	rewritten := ok && sent.URL != nil && (sent.URL.Path != r.URL.Path || sent.URL.RawPath != r.URL.RawPath)
-	current, err := canonical.Path(r.URL.EscapedPath(), g.paths)
+	escaped := r.URL.EscapedPath()
+	current, err := canonical.Path(escaped, g.paths)
 	if err != nil {
 		return "", err
 	}
-	err = setPath(r, current)
-	if err != nil {
-		return "", err
+	if current != escaped {
+		err = setPath(r, current)
+		if err != nil {
+			return "", err
+		}
 	}
 	if !rewritten {
 		return current, nil
@@ -334,9 +337,6 @@ func pathFault(err error) string {
 
 // setPath makes the canonical path the one that is forwarded.
 func setPath(r *http.Request, path string) error {
-	if r.URL.EscapedPath() == path {
-		return nil
-	}
 	err := canonical.Set(r.URL, path)
 	if err != nil {
 		return err

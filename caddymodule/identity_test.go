@@ -7,9 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
 	"github.com/edrgate/edrgate/tokens"
 )
 
@@ -231,95 +228,4 @@ func FuzzStripLeavesNoAlias(f *testing.F) {
 			}
 		}
 	})
-}
-
-// TestGateAllocations keeps the price of an admitted request: the grant, and the placeholder function.
-func TestGateAllocations(t *testing.T) {
-	w := newDataWorld(t)
-	h := &Auth{AnyDataset: true}
-	ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
-	defer cancel()
-	err := h.provision(ctx, w.app)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, token := w.flow(nil)
-	h.gate.observer = discardObserver{}
-	serve := admitter(t, h.gate, token)
-	serve()
-	got := testing.AllocsPerRun(200, serve)
-	if got > 2 {
-		t.Errorf("an admitted request costs %v allocations, want at most 2", got)
-	}
-	// The filter of the answer, and counting the request, cost none besides.
-	request, prepare := admissible(t, token)
-	next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
-		w.WriteHeader(http.StatusNoContent)
-		return nil
-	})
-	recorder := httptest.NewRecorder()
-	got = testing.AllocsPerRun(200, func() {
-		prepare()
-		err := h.ServeHTTP(recorder, request, next)
-		if err != nil {
-			t.Fatal(err)
-		}
-	})
-	if got > 2 {
-		t.Errorf("edr_auth costs %v allocations, want at most 2", got)
-	}
-}
-
-type discardObserver struct{}
-
-func (discardObserver) Verdict(string, string, string) {}
-func (discardObserver) Backend(string)                 {}
-func (discardObserver) DialDenied(string, string)      {}
-
-// admitter returns a function that has the gate admit one request of the token. The request is used again, with its
-// replacer as Caddy hands it to the first handler.
-func admitter(tb testing.TB, g *gate, token string) func() {
-	tb.Helper()
-	r, prepare := admissible(tb, token)
-	recorder := httptest.NewRecorder()
-	return func() {
-		prepare()
-		admitted := g.admit(recorder, r)
-		if admitted == nil {
-			tb.Fatal(recorder.Body.String())
-		}
-		admitted.end()
-	}
-}
-
-// admissible is a request that is admitted again and again, and what makes it new.
-func admissible(tb testing.TB, token string) (*http.Request, func()) {
-	tb.Helper()
-	r := httptest.NewRequest(http.MethodGet, "http://"+dataHost+"/a/b?c=d", nil)
-	replacer := caddy.NewReplacer()
-	r = caddyhttp.PrepareRequest(r, replacer, httptest.NewRecorder(), &caddyhttp.Server{})
-	fresh := *replacer
-	authorization := []string{"Bearer " + token}
-	return r, func() {
-		*replacer = fresh
-		r.Header["Authorization"] = authorization
-	}
-}
-
-func BenchmarkAdmit(b *testing.B) {
-	w := newDataWorld(b)
-	h := &Auth{AnyDataset: true}
-	ctx, cancel := caddy.NewContext(caddy.Context{Context: b.Context()})
-	defer cancel()
-	err := h.provision(ctx, w.app)
-	if err != nil {
-		b.Fatal(err)
-	}
-	_, token := w.flow(nil)
-	h.gate.observer = discardObserver{}
-	serve := admitter(b, h.gate, token)
-	b.ReportAllocs()
-	for b.Loop() {
-		serve()
-	}
 }

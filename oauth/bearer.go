@@ -33,39 +33,52 @@ func Bearer(h http.Header, limit int) (tokens.Secret, error) {
 	if value == "" {
 		return "", Missing
 	}
-	if !isVisible(value) {
-		return "", badRequest("Authorization header has characters that are not allowed") // a tab too: RFC 6750 §2.1 wants SP
-	}
 	scheme, token, found := strings.Cut(value, " ")
 	switch {
 	case strings.EqualFold(scheme, "Bearer"):
 		token = strings.TrimLeft(token, " ")
 	case !found:
 		token = value
+	case !isVisible(value):
+		return "", notVisible
 	case strings.Contains(scheme, "."):
 		// Two tokens, or one and something: not a scheme that anybody registered (RFC 9110 §11.1).
 		return "", badRequest("Authorization header has more than one token")
 	default:
 		return "", Missing // credentials for somebody else, such as Basic
 	}
-	if len(token) > limit {
+	// A good request's characters are looked at once: what a token may have is visible.
+	if len(token) <= limit && isToken68(token) {
+		return tokens.Secret(token), nil
+	}
+	switch {
+	case !isVisible(value):
+		return "", notVisible
+	case len(token) > limit:
 		return "", badRequest("token is too large")
 	}
-	if !isToken68(token) {
-		// Also a second token, and a comma and another scheme behind the first.
-		return "", badRequest("Authorization header does not have exactly one token")
-	}
-	return tokens.Secret(token), nil
+	// Also a second token, and a comma and another scheme behind the first.
+	return "", badRequest("Authorization header does not have exactly one token")
 }
+
+// notVisible refuses a tab too: RFC 6750 §2.1 wants SP.
+var notVisible = badRequest("Authorization header has characters that are not allowed")
 
 // isToken68 reports whether s is a b64token (RFC 6750 §2.1), called token68 in RFC 9110 §11.2.
 func isToken68(s string) bool {
 	s = strings.TrimRight(s, "=")
 	for i := range len(s) {
-		c := s[i]
-		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && strings.IndexByte("-._~+/", c) < 0 {
+		if !token68[s[i]] {
 			return false
 		}
 	}
 	return s != ""
 }
+
+var token68 = func() [256]bool {
+	var t [256]bool
+	for _, c := range []byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/") {
+		t[c] = true
+	}
+	return t
+}()

@@ -288,3 +288,23 @@ func TestFactsOfAFlow(t *testing.T) {
 		}
 	}
 }
+
+// TestRouteAllocations keeps the price of finding a flow's route, which the first request of each token pays.
+func TestRouteAllocations(t *testing.T) {
+	routes := table(
+		t,
+		Route{"all", datasets("*")},
+		Route{"parts", datasets("part-*", "extra")},
+		Route{"one", Match{Datasets: []string{"part-1"}, Profiles: []string{"HttpData-PULL"}}},
+	)
+	facts := ofDataset("part-1")
+	allocs := testing.AllocsPerRun(100, func() {
+		got, err := routes.Route(facts)
+		if err != nil || got != "one" {
+			t.Errorf("%q, %v", got, err)
+		}
+	})
+	if allocs > 3 {
+		t.Errorf("%v allocations, want at most 3", allocs)
+	}
+}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/lestrrat-go/jwx/v2/jwa"
 	"github.com/lestrrat-go/jwx/v2/jwk"
+	"github.com/lestrrat-go/jwx/v2/jws"
 )
 
 // KeyID names a key in records: the RFC 7638 thumbprint of a signing key, a fingerprint of a refresh or sealing key.
@@ -65,6 +66,7 @@ type Ring struct {
 type signingKey struct {
 	kid    string
 	alg    jwa.SignatureAlgorithm
+	check  jws.Verifier // of alg
 	signer crypto.Signer
 	public crypto.PublicKey
 	state  KeyState
@@ -212,6 +214,11 @@ func newSigningKey(key RingKey) (*signingKey, error) {
 		k.alg = jwa.EdDSA
 	default:
 		return nil, fmt.Errorf("a %T cannot be used, only P-256 and Ed25519 keys", public)
+	}
+	var err error
+	k.check, err = jws.NewVerifier(k.alg)
+	if err != nil {
+		return nil, err
 	}
 	set, err := jwk.FromRaw(k.public)
 	if err != nil {

@@ -80,10 +80,10 @@ func (f *Flow) effective() State {
 }
 
 // errUnchecked is "cannot tell", for a flow whose start the policy has not answered.
-func errUnchecked(f *Flow, tokenID string) *Error {
+func errUnchecked(flow string, dialect Dialect, tokenID string) *Error {
 	return &Error{
-		Code: CodeUnavailable, Detail: "the policy has not answered about the start of flow " + f.ID,
-		Dialect: f.Dialect, TokenID: tokenID, RetryAfter: uncheckedRetry,
+		Code: CodeUnavailable, Detail: "the policy has not answered about the start of flow " + flow,
+		Dialect: dialect, TokenID: tokenID, RetryAfter: uncheckedRetry,
 	}
 }
 

@@ -229,7 +229,7 @@ func (s *Service) decide(f *Flow, token *refreshToken, proof *authentication, no
 	case f.State != Started:
 		return "", refuse(CodeFlowNotStarted, "flow %s is not started", f.ID)
 	case f.effective() == unchecked:
-		return "", errUnchecked(f, "")
+		return "", errUnchecked(f.ID, f.Dialect, "")
 	}
 	if s.c.RefreshTTL > 0 && now.After(f.lastRotation().Add(s.c.RefreshTTL)) {
 		return "", refuse(CodeRefreshInvalid, "refresh token of flow %s was not used for %s", f.ID, s.c.RefreshTTL)

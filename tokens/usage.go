@@ -56,11 +56,11 @@ func consumerOf(f *Flow) consumerKey {
 // limits of its own.
 func (a *Access) Begin(limits RequestLimits) error {
 	if !enter(&a.live.requests, limits.PerFlow) {
-		return &Error{Code: CodeFlowBusy, Dialect: a.flow.Dialect, TokenID: a.id}
+		return &Error{Code: CodeFlowBusy, Dialect: a.flow.dialect, TokenID: a.id}
 	}
 	if !enter(&a.consumer.requests, limits.PerConsumer) {
 		a.live.requests.Add(-1)
-		return &Error{Code: CodeConsumerBusy, Dialect: a.flow.Dialect, TokenID: a.id}
+		return &Error{Code: CodeConsumerBusy, Dialect: a.flow.dialect, TokenID: a.id}
 	}
 	return nil
 }

@@ -37,7 +37,7 @@ type Request struct {
 // Access is a verified token together with the live state of its flow. It is remembered and shared by all requests
 // with that token; nothing in it changes but the state.
 type Access struct {
-	flow     *Flow
+	flow     facts
 	live     *liveFlow
 	consumer *liveConsumer
 	keys     *Ring
@@ -53,35 +53,56 @@ type Access struct {
 	backendErr error
 }
 
-// FlowID returns the flow's id.
-func (a *Access) FlowID() string { return a.flow.ID }
-
-// Dialect returns the signaling dialect of the flow.
-func (a *Access) Dialect() Dialect { return a.flow.Dialect }
-
-// Counterparty returns the consumer's participant id.
-func (a *Access) Counterparty() string { return a.flow.Counterparty }
-
-// BoundDID returns the DID that may renew; empty if none.
-func (a *Access) BoundDID() string { return a.flow.BoundDID }
-
-// Dataset returns the dataset's id.
-func (a *Access) Dataset() string { return a.flow.Dataset }
-
-// Agreement returns the agreement's id as it is asserted to the backend.
-func (a *Access) Agreement() string {
-	if a.flow.AgreementID != "" {
-		return a.flow.AgreementID
-	}
-	return a.flow.Agreement
+// facts are what the data path needs of a flow. Each remembered token has its own, so a whole Flow would be too large: other
+// parties choose how large its claims and metadata are.
+type facts struct {
+	participant, id     string
+	counterparty, bound string // bound is the DID that may renew
+	agreement, dataset  string
+	bpn, route          string
+	dialect             Dialect
+	source              *Sealed
+	used                bool // its first use was recorded when it was read
 }
 
+func factsOf(f *Flow) facts {
+	k := facts{
+		participant: f.Participant, id: f.ID, counterparty: f.Counterparty, bound: f.BoundDID, agreement: f.AgreementID,
+		dataset: f.Dataset, bpn: f.BPN, route: f.Route, dialect: f.Dialect, source: f.Source, used: !f.Used.IsZero(),
+	}
+	if k.agreement == "" {
+		k.agreement = f.Agreement
+	}
+	if k.bound == k.counterparty {
+		k.bound = k.counterparty // one text, not two
+	}
+	return k
+}
+
+// FlowID returns the flow's id.
+func (a *Access) FlowID() string { return a.flow.id }
+
+// Dialect returns the signaling dialect of the flow.
+func (a *Access) Dialect() Dialect { return a.flow.dialect }
+
+// Counterparty returns the consumer's participant id.
+func (a *Access) Counterparty() string { return a.flow.counterparty }
+
+// BoundDID returns the DID that may renew; empty if none.
+func (a *Access) BoundDID() string { return a.flow.bound }
+
+// Dataset returns the dataset's id.
+func (a *Access) Dataset() string { return a.flow.dataset }
+
+// Agreement returns the agreement's id as it is asserted to the backend.
+func (a *Access) Agreement() string { return a.flow.agreement }
+
 // BPN returns the business partner number as it is asserted to the backend; empty if none is known.
-func (a *Access) BPN() string { return a.flow.BPN }
+func (a *Access) BPN() string { return a.flow.bpn }
 
 // Route returns the name of the route that the flow was started with; empty: none. The configuration may have another one
 // for it by now, see Routed.
-func (a *Access) Route() string { return a.flow.Route }
+func (a *Access) Route() string { return a.flow.route }
 
 // TokenID returns the token's jti.
 func (a *Access) TokenID() string { return a.id }
@@ -96,7 +117,9 @@ func (a *Access) Routed() Routed { return a.routed }
 func (a *Access) EndpointPath() string { return a.path }
 
 // Source returns the classic source address with its credentials, or nil if the flow has none.
-func (a *Access) Source() (*Source, error) { return a.keys.source(a.flow) }
+func (a *Access) Source() (*Source, error) {
+	return a.keys.source(&Flow{Participant: a.flow.participant, ID: a.flow.id, Source: a.flow.source})
+}
 
 // Backend returns what build made of this token's flow the first time. build runs once; what it returns is shared by
 // all requests and must not change.
@@ -111,19 +134,19 @@ func (a *Access) Live() error {
 	case Started:
 		return nil
 	case Suspended:
-		return &Error{Code: CodeFlowSuspended, Dialect: a.flow.Dialect, TokenID: a.id}
+		return &Error{Code: CodeFlowSuspended, Dialect: a.flow.dialect, TokenID: a.id}
 	case Completed, Terminated:
-		return &Error{Code: CodeFlowEnded, Dialect: a.flow.Dialect, TokenID: a.id}
+		return &Error{Code: CodeFlowEnded, Dialect: a.flow.dialect, TokenID: a.id}
 	case unchecked:
-		return errUnchecked(a.flow, a.id)
+		return errUnchecked(a.flow.id, a.flow.dialect, a.id)
 	case unread:
-		return unavailable(errStale, "flow %s", a.flow.ID)
+		return unavailable(errStale, "flow %s", a.flow.id)
 	}
-	return &Error{Code: CodeFlowNotStarted, Dialect: a.flow.Dialect, TokenID: a.id}
+	return &Error{Code: CodeFlowNotStarted, Dialect: a.flow.dialect, TokenID: a.id}
 }
 
 // String returns the flow's id and nothing else: it ends up in placeholders and logs.
-func (a *Access) String() string { return a.flow.ID }
+func (a *Access) String() string { return a.flow.id }
 
 // Verify decides whether a token opens what is asked for. A token opens only what its EDR named: the endpoint issued
 // for the flow, at a site that serves its dataset (docs/decisions: what a token opens). The signature and the record
@@ -143,24 +166,24 @@ func (s *Service) Verify(ctx context.Context, token string, at Request, site *Si
 	now := s.c.Now()
 	// RFC 7519 §4.1.4: not on or after the expiry. No leeway: the clock is the one that set it.
 	if now.Unix() >= a.expires {
-		return nil, &Error{Code: CodeTokenExpired, Dialect: a.flow.Dialect, TokenID: a.id}
+		return nil, &Error{Code: CodeTokenExpired, Dialect: a.flow.dialect, TokenID: a.id}
 	}
 	if !s.c.Live.IsFresh(now) && !a.live.state().Ended() {
 		// Another gateway may have suspended or ended the flow: nobody can tell (docs/decisions: replicas).
-		return nil, unavailable(errStale, "flow %s", a.flow.ID)
+		return nil, unavailable(errStale, "flow %s", a.flow.id)
 	}
 	err := a.Live()
 	if err != nil {
 		if CodeOf(err) == CodeUnavailable {
-			s.rechecks.hurry(a.flow.ID, now)
+			s.rechecks.hurry(a.flow.id, now)
 		}
 		return nil, err
 	}
 	if !a.covers(at) {
-		return nil, &Error{Code: CodeWrongEndpoint, Dialect: a.flow.Dialect, TokenID: a.id}
+		return nil, &Error{Code: CodeWrongEndpoint, Dialect: a.flow.dialect, TokenID: a.id}
 	}
 	if !site.serves(a) {
-		return nil, &Error{Code: CodeWrongDataset, Dialect: a.flow.Dialect, TokenID: a.id}
+		return nil, &Error{Code: CodeWrongDataset, Dialect: a.flow.dialect, TokenID: a.id}
 	}
 	if !a.live.marked.Load() {
 		s.markUsed(a)
@@ -191,7 +214,7 @@ func (s *Service) admit(ctx context.Context, token string, hash *tokenHash) (*Ac
 	if !f.Used.IsZero() {
 		live.marked.Store(true)
 	}
-	a := &Access{flow: f, live: live, keys: s.c.Keys, id: claims.ID, expires: claims.Expires, consumer: s.c.Live.consumer(consumerOf(f))}
+	a := &Access{flow: factsOf(f), live: live, keys: s.c.Keys, id: claims.ID, expires: claims.Expires, consumer: s.c.Live.consumer(consumerOf(f))}
 	if f.State.Ended() {
 		// Its endpoint and secrets are gone, so there is nothing to remember.
 		return nil, a.Live()
@@ -201,8 +224,6 @@ func (s *Service) admit(ctx context.Context, token string, hash *tokenHash) (*Ac
 		return nil, &Error{Code: CodeFlowUnknown, TokenID: claims.ID}
 	}
 	a.routed = s.route(f)
-	// Other parties choose how large these are, and nothing needs them any more.
-	f.Claims, f.Metadata, f.Labels, f.Messages, f.Proofs, f.Salt = nil, nil, nil, nil, nil, nil
 	err = a.bindEndpoint(f.Endpoint)
 	if err != nil {
 		return nil, unavailable(err, "endpoint of flow %s", f.ID)
@@ -304,7 +325,7 @@ func (s *Site) serves(a *Access) bool {
 	if s.AnyDataset || s.OwnBackend {
 		return true
 	}
-	if _, ok := s.Datasets[a.flow.Dataset]; ok {
+	if _, ok := s.Datasets[a.flow.dataset]; ok {
 		return true
 	}
 	if a.routed.Route == "" {
@@ -330,11 +351,11 @@ func (r *Ring) source(f *Flow) (*Source, error) {
 // markUsed records the first use of a flow, once and in the background: a data request does not wait for the disk. If
 // too many wait, a later request tries again.
 func (s *Service) markUsed(a *Access) {
-	if !a.flow.Used.IsZero() || !a.live.marked.CompareAndSwap(false, true) {
+	if a.flow.used || !a.live.marked.CompareAndSwap(false, true) {
 		return
 	}
 	select {
-	case s.marks <- mark{flow: a.flow.ID, at: s.c.Now().Truncate(time.Second), live: a.live}:
+	case s.marks <- mark{flow: a.flow.id, at: s.c.Now().Truncate(time.Second), live: a.live}:
 	default:
 		a.live.marked.Store(false)
 	}

@@ -1,6 +1,7 @@
 package strictjson
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -205,6 +206,9 @@ func integer(name, raw string) (int64, error) {
 }
 
 func text(name string, raw json.RawMessage) (string, error) {
+	if bytes.IndexByte(raw, '\\') < 0 {
+		return string(raw[1 : len(raw)-1]), nil // Parse has checked that it is a string of valid UTF-8
+	}
 	var s string
 	err := json.Unmarshal(raw, &s)
 	if err != nil {
