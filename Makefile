@@ -6,7 +6,7 @@ TOOL = go tool -modfile=tools/go.mod
 FUZZTIME = 30s
 BENCHTIME = 1s
 
-.PHONY: all build build-pinned modules pins run test fuzz lint golden integration interop bench clean
+.PHONY: all build build-pinned modules pins run test fuzz lint golden integration hostile interop bench clean
 
 all: lint test build
 
@@ -60,6 +60,10 @@ golden: build
 # The tests that need the built binary.
 integration: build
 	go test -race -count=1 ./integration/...
+
+# Sends more than 1,000 bad inputs to the built binary, and prints how many of each kind.
+hostile: build
+	go test -race -count=1 -v -timeout 10m ./integration/hostile
 
 # Puts the binary between real EDC control planes: needs Java 17 and Maven 3. Prints a transcript.
 interop:
