@@ -284,18 +284,35 @@ func (w *world) renew(f *flow) error {
 	if err != nil || answer.status != http.StatusOK {
 		return fmt.Errorf("a good renewal: %d %s, %v", answer.status, answer.body, err)
 	}
+	return w.takeRenewed(f, answer)
+}
+
+// takeRenewed notes the tokens that a renewal was answered with.
+func (w *world) takeRenewed(f *flow, answer reply) error {
 	var tokens struct {
 		Access  string `json:"access_token"`
 		Refresh string `json:"refresh_token"`
 	}
-	err = json.Unmarshal([]byte(answer.body), &tokens)
+	err := json.Unmarshal([]byte(answer.body), &tokens)
 	if err != nil {
 		return err
+	}
+	if tokens.Access == "" || tokens.Refresh == "" {
+		return fmt.Errorf("a renewal was answered without both tokens")
 	}
 	w.canaries.Token("a renewed access token", tokens.Access)
 	w.canaries.Token("a renewed refresh token", tokens.Refresh)
 	f.access, f.refresh = tokens.Access, tokens.Refresh
 	return nil
+}
+
+// keepRenewed is for shapes that renew the flow dps.
+func (w *world) keepRenewed(answer reply) string {
+	err := w.takeRenewed(w.dps, answer)
+	if err != nil {
+		return err.Error()
+	}
+	return ""
 }
 
 // holdEDR puts an EDR into the consumer's side of the same gateway: of a flow of its own provider's side, bound to its own
