@@ -58,7 +58,7 @@ func planted(t *testing.T, answer string) *world {
 	t.Helper()
 	w := &world{
 		gateway: &gateway{t: t, dir: t.TempDir(), data: answering(t, answer)}, canaries: testkit.NewCanaries(),
-		weather: newBackend(t, "weather"), orders: newBackend(t, "orders"),
+		weather: newBackend(t, "weather"), orders: newBackend(t, "orders"), hosts: newDIDHost(t),
 	}
 	w.canaries.Token("a planted token", plantedToken)
 	w.process, w.exited = sleeper(t)
@@ -119,8 +119,8 @@ func TestChecksOfAnswers(t *testing.T) {
 	}
 }
 
-// TestCheckOfTheBackend: a request that should not have got there, one that should have, one that is not what was decided on.
-func TestCheckOfTheBackend(t *testing.T) {
+// TestChecksOfNeighbours: a request that should not have got there, one that should have, one that is not what was decided on.
+func TestChecksOfNeighbours(t *testing.T) {
 	t.Parallel()
 	w := planted(t, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 	asks := func(path string) func(*world) string {
@@ -139,6 +139,17 @@ func TestCheckOfTheBackend(t *testing.T) {
 	wantProblem(t, w.run(shape{send: asks("/x"), status: 200, backend: true, target: "/y"}), `the backend got "/x", want "/y"`)
 	wantProblem(t, w.run(shape{send: asks("/x"), status: 200}), "the backends got 1 requests")
 	wantProblem(t, w.run(shape{send: asksNot, status: 200, backend: true}), "the backends got 0 requests")
+	fetches := func(w *world) string {
+		response, err := http.Get(w.hosts.server.URL + "/thief/did.json")
+		if err != nil {
+			t.Error(err)
+			return ""
+		}
+		response.Body.Close()
+		return get(w.data, "/")
+	}
+	wantNoProblem(t, w.run(shape{send: fetches, status: 200, fetches: 1}))
+	wantProblem(t, w.run(shape{send: fetches, status: 200}), "1 DID documents were fetched")
 	wantProblem(t, w.run(shape{send: asksNot, status: 200, also: func(*world, reply) string { return "of its own" }}), "of its own")
 }
 

@@ -20,6 +20,7 @@ type category struct {
 var categories = []category{
 	{name: "paths", shapes: pathShapes},
 	{name: "JWS", shapes: jwsShapes},
+	{name: "claims", shapes: claimShapes},
 }
 
 // TestHostile sends every bad input to one process.

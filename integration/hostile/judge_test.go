@@ -26,6 +26,10 @@ func (s surface) address(w *world) string {
 // closed is the expected status where the connection is closed without an answer.
 const closed = 0
 
+// anyFetches is for proofs that can be refused only with the consumer's key. The document is fetched at most once more than
+// it is known, since the key may have been replaced.
+const anyFetches = 2
+
 // shape is one distinct bad input and what has to come of it.
 type shape struct {
 	name string // says what is bad about it; unique in its category
@@ -36,6 +40,7 @@ type shape struct {
 	code    string // text that the answer holds: an error code or a fixed message
 	backend bool   // a backend gets the request
 	target  string // with which request target; "" if that does not matter
+	fetches int    // how many DID documents may be fetched at most
 	hands   bool   // the answer hands out tokens or data addresses, which are secrets everywhere else
 
 	// also checks what is special about this one; it returns "" if all is well.
@@ -47,7 +52,7 @@ func raw(text string) func(*world) string { return func(*world) string { return 
 
 // run sends a shape and returns what is wrong about what comes of it.
 func (w *world) run(s shape) []string {
-	before := w.backendRequests()
+	before, fetchedBefore := w.backendRequests(), w.hosts.fetches()
 	input := s.send(w)
 	answer, err := exchange(s.to.address(w), input)
 	if err != nil {
@@ -68,6 +73,10 @@ func (w *world) run(s shape) []string {
 		if sent.target != s.target {
 			problems = append(problems, fmt.Sprintf("the backend got %q, want %q", sent.target, s.target))
 		}
+	}
+	fetched := w.hosts.fetches() - fetchedBefore
+	if fetched > s.fetches {
+		problems = append(problems, fmt.Sprintf("%d DID documents were fetched", fetched))
 	}
 	if s.also != nil {
 		problem := s.also(w, answer)

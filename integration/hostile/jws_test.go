@@ -26,10 +26,16 @@ import (
 const (
 	authenticationFailed = `"type":"AuthenticationFailed"`
 	invalidRequest       = `"type":"InvalidRequest"`
+	// And in that of RFC 6749 §5.2, once it is known that the flow is one of Data Plane Signaling.
+	invalidClient = `{"error":"invalid_client"`
+	invalidGrant  = `{"error":"invalid_grant"`
 )
 
 // notOneToken are what the Authorization header cannot hold: RFC 6750 §3.1, invalid_request.
 type notOneToken string
+
+// unverified are tokens that are well-formed, so that it takes their signature to refuse them.
+type unverified string
 
 // jwsShapes are access tokens whose structure is wrong (RFC 7515, RFC 8725), at the data path, and the same structures as
 // proofs at the refresh endpoint. All but the forged ones are signed with the right key.
@@ -49,8 +55,11 @@ func jwsShapes(w *world) []shape {
 	for name, token := range jwsTable(proof) {
 		s := shape{name: "proof: " + name, status: http.StatusUnauthorized, code: authenticationFailed}
 		text := fmt.Sprint(token)
-		if _, ok := token.(notOneToken); ok {
+		switch token.(type) {
+		case notOneToken:
 			s.status, s.code = http.StatusBadRequest, invalidRequest
+		case unverified:
+			s.code, s.fetches = invalidClient, anyFetches
 		}
 		s.send = func(w *world) string { return w.renewal(w.dps, text) }
 		shapes = append(shapes, s)
@@ -86,15 +95,21 @@ func jwsTable(c *crafter) map[string]any {
 	header, payload, signature := c.parts()
 	for name, text := range jwsHeaders(c) {
 		table["header "+name] = c.sign(text, claims)
+		if name == `alg "RS256"` { // which proofs may have, with a key of that kind
+			table["header "+name] = unverified(c.sign(text, claims))
+		}
 	}
 	for name, text := range jwsPayloads(c) {
 		table["payload "+name] = c.sign(c.headerWith(), text)
 	}
 	for name, token := range jwsSignatures(c) {
-		table["signature "+name] = token
+		table["signature "+name] = unverified(token)
 	}
 	for name, token := range jwsForgeries(c) {
-		table["forgery "+name] = token
+		table["forgery "+name] = unverified(token)
+		if strings.HasPrefix(name, "HS") && !strings.HasSuffix(name, "called ES256") || strings.Contains(name, "jwk") {
+			table["forgery "+name] = token // that is seen in the header
+		}
 	}
 	for name, token := range map[string]string{
 		"one part": header, "two parts": header + "." + payload, "three parts, the last empty": header + "." + payload + ".",
@@ -105,7 +120,7 @@ func jwsTable(c *crafter) map[string]any {
 		"a dot behind": header + "." + payload + "." + signature + ".", "the token twice": strings.Repeat(header+"."+payload+"."+signature, 2),
 		"signature only": ".." + signature, "padded header": header + "=." + payload + "." + signature,
 		"plus and slash": header + "." + payload + "." + signature[:80] + "+/" + signature[82:], "tilde": header + "." + payload + "." + signature[:85] + "~",
-		"padded at the end": header + "." + payload + "." + signature + "==", "one byte too many": header + "." + payload + "." + signature + "A",
+		"padded at the end":           header + "." + payload + "." + signature + "==",
 		"spare bits of the signature": header + "." + payload + "." + spareBits(signature),
 		"standard alphabet":           base64.RawStdEncoding.EncodeToString([]byte("\xfb\xff\xfe")) + "." + payload + "." + signature,
 		"encoded twice":               b64([]byte(header)) + "." + b64([]byte(payload)) + "." + b64([]byte(signature)),
@@ -116,6 +131,7 @@ func jwsTable(c *crafter) map[string]any {
 			table[name] = notOneToken(token) // b64token has its padding at the end only (RFC 6750 §2.1)
 		}
 	}
+	table["one byte too many"] = unverified(header + "." + payload + "." + signature + "A") // 65 bytes
 	good := header + "." + payload + "." + signature
 	for name, token := range map[string]string{
 		"space inside": header + " ." + payload + "." + signature, "space behind": good + " x", "percent-encoded dots": strings.ReplaceAll(good, ".", "%2E"),
