@@ -76,7 +76,7 @@ func (g *gateway) start() {
 		g.t.Fatal(err)
 	}
 	defer output.Close()
-	cmd := exec.Command(binary, "run", "--config", g.path("Caddyfile"), "--adapter", "caddyfile")
+	cmd := exec.Command(binaryPath, "run", "--config", g.path("Caddyfile"), "--adapter", "caddyfile")
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + g.dir,
 		"XDG_CONFIG_HOME=" + g.path("xdg-config"), "XDG_DATA_HOME=" + g.path("xdg-data"),

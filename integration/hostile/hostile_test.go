@@ -21,6 +21,7 @@ var categories = []category{
 	{name: "paths", shapes: pathShapes},
 	{name: "JWS", shapes: jwsShapes},
 	{name: "claims", shapes: claimShapes},
+	{name: "refresh tokens", shapes: refreshTokenShapes},
 }
 
 // TestHostile sends every bad input to one process.

@@ -149,9 +149,8 @@ func jwsTable(c *crafter) map[string]any {
 
 // spareBits sets a bit of the last character that no byte needs (RFC 4648 §3.5): 86 characters for 64 bytes leave four.
 func spareBits(part string) string {
-	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-	last := strings.IndexByte(alphabet, part[len(part)-1])
-	return part[:len(part)-1] + alphabet[last|1:][:1]
+	last := strings.IndexByte(base64Alphabet, part[len(part)-1])
+	return part[:len(part)-1] + base64Alphabet[last|1:][:1]
 }
 
 func jwsHeaders(c *crafter) map[string]string {

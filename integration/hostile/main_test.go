@@ -18,8 +18,8 @@ const (
 	moduleRoot = "../.."
 )
 
-// binary is the path of the binary under test: the one that EDRGATE_BINARY names, or bin/caddy, built if it is missing.
-var binary string
+// binaryPath is the path of the binary under test: the one that EDRGATE_BINARY names, or bin/caddy, built if it is missing.
+var binaryPath string
 
 func TestMain(m *testing.M) {
 	path, err := findBinary()
@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "hostile: no binary to test:", err)
 		os.Exit(1)
 	}
-	binary = path
+	binaryPath = path
 	os.Exit(m.Run())
 }
 
