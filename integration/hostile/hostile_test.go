@@ -22,6 +22,7 @@ var categories = []category{
 	{name: "JWS", shapes: jwsShapes},
 	{name: "claims", shapes: claimShapes},
 	{name: "refresh tokens", shapes: refreshTokenShapes},
+	{name: "forms", shapes: formShapes},
 }
 
 // TestHostile sends every bad input to one process.
