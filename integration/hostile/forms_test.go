@@ -175,10 +175,11 @@ func endpointShapes() []shape {
 		"two proofs":                   {"Authorization: Bearer a b", 400, invalidRequest},
 		"no JWT":                       {"Authorization: Bearer abc", 401, authenticationFailed},
 		"a tab":                        {"Authorization: Bearer\tabc", 400, invalidRequest},
+		"a token in X-Api-Key":         {"X-Api-Key: {access}", 401, "Authorization header missing"},
 		"the refresh token as a proof": {"Authorization: Bearer " + rt, 401, authenticationFailed},
 	} {
 		shapes = append(shapes, shape{name: "proof: " + name, status: c.status, code: c.code, send: func(w *world) string {
-			header := strings.ReplaceAll(c.header, rt, w.dps.refresh)
+			header := strings.NewReplacer(rt, w.dps.refresh, "{access}", w.dps.access).Replace(c.header)
 			return post(w.data, "/token", formType, refreshForm(w.dps.refresh), header)
 		}})
 	}

@@ -23,6 +23,7 @@ var categories = []category{
 	{name: "claims", shapes: claimShapes},
 	{name: "refresh tokens", shapes: refreshTokenShapes},
 	{name: "forms", shapes: formShapes},
+	{name: "headers", shapes: headerShapes},
 }
 
 // TestHostile sends every bad input to one process.
