@@ -24,6 +24,7 @@ var categories = []category{
 	{name: "refresh tokens", shapes: refreshTokenShapes},
 	{name: "forms", shapes: formShapes},
 	{name: "headers", shapes: headerShapes},
+	{name: "signaling", shapes: signalingShapes},
 }
 
 // TestHostile sends every bad input to one process.

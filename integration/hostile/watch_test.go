@@ -206,11 +206,20 @@ func seriesOf(families map[string]*dto.MetricFamily) map[string]bool {
 	return all
 }
 
+// What a message to edr_signaling can be counted as (README: metrics).
+const (
+	operations = `(start|resume|suspend|terminate|complete|status|check|prepare|started|put_control_plane|delete_control_plane|unknown)`
+	outcomes   = `(applied|already|invalid|unserved|unavailable|unknown|flow_unknown|ended|conflict|foreign|state|renewal_unbound|policy_denied|unauthorized|` +
+		`forbidden|method|media_type|too_large|no_path|dialect|consumer_role|push|busy)`
+)
+
 // bounded are the series that may appear while bad inputs come: their labels have values of closed sets, and the sets are
 // small. Caddy's own have the status code and the method, where an unknown one is OTHER.
 var bounded = []*regexp.Regexp{
 	regexp.MustCompile(`^caddy_http_\w+\{(code=\d{3},)?handler=\w+,(method=(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS|CONNECT|TRACE|OTHER),)?server=srv\d\}$`),
 	regexp.MustCompile(`^caddy_admin_http_\w+\{(code=\d{3},)?(handler=\w*,)?method=GET,path=[\w/]*\}$`),
+	regexp.MustCompile(`^edrgate_signaling_requests_total\{dialect=(dps|edc),operation=` + operations + `,outcome=` + outcomes + `,participant=default\}$`),
+	regexp.MustCompile(`^edrgate_signaling_duration_seconds\{operation=` + operations + `\}$`),
 	regexp.MustCompile(`^promhttp_\w+\{code=\d{3}\}$`),
 }
 

@@ -100,7 +100,7 @@ http://{proxied} {
 	}
 	edr_refresh
 	edr_proxy {
-		backends {orders}
+		backends http://{orders}
 	}
 }
 
