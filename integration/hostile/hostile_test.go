@@ -25,6 +25,7 @@ var categories = []category{
 	{name: "forms", shapes: formShapes},
 	{name: "headers", shapes: headerShapes},
 	{name: "signaling", shapes: signalingShapes},
+	{name: "DIDs", shapes: didShapes},
 }
 
 // TestHostile sends every bad input to one process.
