@@ -183,7 +183,7 @@ func (s *Service) admit(ctx context.Context, token string, hash *tokenHash) (*Ac
 	if err != nil {
 		return nil, unavailable(err, "reading flow %s", claims.Flow)
 	}
-	f, err := decodeFlow(record.Data)
+	f, err := decodeFlow(record)
 	if err != nil {
 		return nil, unavailable(err, "flow %s", claims.Flow)
 	}

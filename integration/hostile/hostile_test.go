@@ -8,7 +8,7 @@ import (
 )
 
 // leastShapes is how many distinct bad inputs there have to be.
-const leastShapes = 200
+const leastShapes = 1000
 
 // category is one family of bad inputs.
 type category struct {
@@ -26,6 +26,8 @@ var categories = []category{
 	{name: "headers", shapes: headerShapes},
 	{name: "signaling", shapes: signalingShapes},
 	{name: "DIDs", shapes: didShapes},
+	{name: "config", tests: configTests},
+	{name: "store rows", tests: rowTests},
 }
 
 // TestHostile sends every bad input to one process.
