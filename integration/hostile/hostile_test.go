@@ -24,6 +24,7 @@ var categories = []category{
 	{name: "refresh tokens", shapes: refreshTokenShapes},
 	{name: "forms", shapes: formShapes},
 	{name: "headers", shapes: headerShapes},
+	{name: "HTTP", shapes: httpShapes},
 	{name: "signaling", shapes: signalingShapes},
 	{name: "DIDs", shapes: didShapes},
 	{name: "config", tests: configTests},

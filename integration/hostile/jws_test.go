@@ -170,7 +170,11 @@ func jwsHeaders(c *crafter) map[string]string {
 	}
 	for _, alg := range []any{
 		"none", "None", "nOnE", "NONE", "", "es256", "ES256 ", " ES256", "ES256K", "ES512", "RSA1_5", "dir", "A128KW", "ES256\u0000", "HS256", "RS256",
-		"PBES2-HS256+A128KW", "ECDH-ES", absent{}, nil, 256, true, []string{"ES256"}, map[string]string{"ES256": ""},
+		"PBES2-HS256+A128KW", "ECDH-ES",
+		absent{},
+		nil, 256, true,
+		[]string{"ES256"},
+		map[string]string{"ES256": ""},
 	} {
 		headers[fmt.Sprintf("alg %#v", alg)] = c.headerWith("alg", alg)
 	}
