@@ -35,6 +35,8 @@ func newWatch(w *world) (*watch, error) {
 		return nil, err
 	}
 	o.series = seriesOf(families)
+	// Of the configured upstream, which Caddy's metrics get some seconds later.
+	o.series["caddy_reverse_proxy_upstreams_healthy{upstream="+w.weather.address()+"}"] = true
 	o.size, err = w.measure()
 	return o, err
 }
