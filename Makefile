@@ -7,7 +7,7 @@ FUZZTIME = 30s
 FUZZFLAGS =
 BENCHTIME = 1s
 
-.PHONY: all build build-pinned modules pins run test fuzz lint golden integration interop postgres bench bench-peers bench-flows bench-postgres chart vuln sbom reproducible clean
+.PHONY: all build build-pinned modules pins run test fuzz lint golden integration hostile interop postgres bench bench-peers bench-flows bench-postgres chart vuln sbom reproducible clean
 
 all: lint test build
 
@@ -67,6 +67,10 @@ golden: build
 # The tests that need the built binary.
 integration: build
 	go test -race -count=1 ./integration/...
+
+# Sends more than 1,000 bad inputs to the built binary, and prints how many of each kind.
+hostile: build
+	go test -race -count=1 -v -timeout 10m ./integration/hostile
 
 # Puts the binary between real EDC control planes: needs Java 17 and Maven 3. Prints a transcript.
 interop:

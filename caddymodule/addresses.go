@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -50,7 +51,7 @@ func newAddresses(public, refreshPath string, insecure bool) (*addresses, error)
 	}
 	a.public, err = a.add(public)
 	if err != nil {
-		return nil, fmt.Errorf("public_url %s: %w", public, err)
+		return nil, fmt.Errorf("public_url %s: %w", withoutUser(public), err)
 	}
 	return a, nil
 }
@@ -67,6 +68,9 @@ func (a *addresses) add(public string) (string, error) {
 	if u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
 		return "", errors.New("must have no user, query or fragment")
 	}
+	if !isPort(u) {
+		return "", errors.New("the port is not a number from 1 to 65535")
+	}
 	if u.Scheme == "http" && !a.insecure && !isLoopback(u.Hostname()) {
 		// Tractus-X token refresh and DPS token renewal demand TLS.
 		return "", errors.New("must be https: access tokens travel there; write `public_url <url> insecure` if TLS ends elsewhere")
@@ -80,6 +84,31 @@ func (a *addresses) add(public string) (string, error) {
 	a.renewals[hostPath{host, path + a.refreshPath}] = struct{}{}
 	a.keySets[hostPath{host, path + keySetPath(a.refreshPath)}] = struct{}{}
 	return u.Scheme + "://" + strings.ToLower(u.Host) + path, nil
+}
+
+// isPort reports whether the port, if there is one, can be one. url.Parse takes any digits.
+func isPort(u *url.URL) bool {
+	if u.Port() == "" {
+		return !strings.HasSuffix(u.Host, ":")
+	}
+	n, err := strconv.ParseUint(u.Port(), 10, 16)
+	return err == nil && n > 0
+}
+
+// withoutUser is how an error names a URL of the configuration: a user part, which is refused everywhere, may be a password.
+func withoutUser(text string) string {
+	scheme, rest, found := strings.Cut(text, "://")
+	if !found {
+		scheme, rest = "", text
+	}
+	at := strings.LastIndexByte(rest, '@')
+	if at < 0 {
+		return text
+	}
+	if found {
+		scheme += "://"
+	}
+	return scheme + "redacted" + rest[at:]
 }
 
 func keySetPath(refreshPath string) string {

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -33,6 +34,7 @@ func TestAddresses(t *testing.T) {
 	for _, public := range []string{
 		"data.example", "//data.example", "ftp://data.example", "https://", "https://u:p@data.example",
 		"https://data.example/a//b", "https://data.example/%2e%2e/x", "https://data.example/?", "https://data.example#x",
+		"https://data.example:99999", "https://data.example:0", "https://data.example:",
 		"http://data.example", "http://localhost.example", "http://10.0.0.1", "https://data.example/\x00",
 	} {
 		_, err := newAddresses(public, "/token", false)
@@ -47,6 +49,28 @@ func TestAddresses(t *testing.T) {
 	_, err = newAddresses("http://data.example", "/token", true)
 	if err != nil {
 		t.Errorf("insecure: %v", err)
+	}
+}
+
+// A password in a URL of the configuration is refused, and must not be in the error: it goes to the log of whoever reloads.
+func TestRefusedURLIsNamedWithoutItsUser(t *testing.T) {
+	for text, want := range map[string]string{
+		"https://data.example/x":           "https://data.example/x",
+		"https://user:CANARY@data.example": "https://redacted@data.example",
+		"user:CANARY@data.example:80":      "redacted@data.example:80",
+		"https://a:CANARY@b@c":             "https://redacted@c",
+	} {
+		if got := withoutUser(text); got != want {
+			t.Errorf("%s: %s, want %s", text, got, want)
+		}
+	}
+	_, public := newAddresses("https://user:CANARY@data.example", "/token", false)
+	_, backends := newBackendList([]string{"http://user:CANARY@data.example"})
+	backend := checkBackend("http://user:CANARY@data.example", "http://user:CANARY@data.example")
+	for _, err := range []error{public, backends, backend} {
+		if err == nil || strings.Contains(err.Error(), "CANARY") {
+			t.Error(err)
+		}
 	}
 }
 

@@ -47,7 +47,7 @@ func newBackendList(entries []string) (*backendList, error) {
 	for _, entry := range entries {
 		err := l.add(entry)
 		if err != nil {
-			return nil, fmt.Errorf("backends: %q: %w", entry, err)
+			return nil, fmt.Errorf("backends: %q: %w", withoutUser(entry), err)
 		}
 	}
 	return l, nil
@@ -285,13 +285,13 @@ func newBackendSecrets(declared map[string]*BackendSecret, backends *backendList
 		for _, text := range d.For {
 			u, o, path, err := parseBackendURL(text)
 			if err != nil {
-				return nil, fmt.Errorf("secret %s: destination %q: %w", name, text, err)
+				return nil, fmt.Errorf("secret %s: destination %q: %w", name, withoutUser(text), err)
 			}
 			if u.RawQuery != "" || u.ForceQuery {
-				return nil, fmt.Errorf("secret %s: destination %q: a destination must not have a query", name, text)
+				return nil, fmt.Errorf("secret %s: destination %q: a destination must not have a query", name, withoutUser(text))
 			}
 			if !backends.allows(o) {
-				return nil, fmt.Errorf("secret %s: destination %q: %w", name, text, errNotInBackends)
+				return nil, fmt.Errorf("secret %s: destination %q: %w", name, withoutUser(text), errNotInBackends)
 			}
 			secret.destinations = append(secret.destinations, destination{origin: o, path: path})
 		}

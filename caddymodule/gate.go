@@ -207,7 +207,7 @@ func (g *grant) placeholder(key string) (any, bool) {
 // astray, token, endpoint and dataset, what the route and the site let pass, load, identity.
 func (g *gate) admit(w http.ResponseWriter, r *http.Request) *grant {
 	if r.URL.RawQuery != "" && oauth.QueryNamesToken(r.URL.RawQuery) {
-		g.hideQuery(r)
+		g.hide(r, "data request whose query names a token, it is not logged")
 	}
 	if !g.takesMethod(r) {
 		g.refuseMethod(w, r, methodsOfAll)
@@ -235,6 +235,9 @@ func (g *gate) admit(w http.ResponseWriter, r *http.Request) *grant {
 	if fault != nil {
 		g.refuse(w, r, *fault)
 		return nil
+	}
+	if takeOutRepeats(r.Header, token) {
+		g.hide(r, "data request with its token in another header too, it is not logged")
 	}
 	access, err := service.Verify(r.Context(), token, tokens.Request{Host: r.Host, Path: original}, g.site)
 	if err != nil {
@@ -291,11 +294,11 @@ func (g *gate) passesRules(w http.ResponseWriter, r *http.Request, access *token
 	return true
 }
 
-// hideQuery keeps a request out of the access log, which would have its query, and writes a line without it. A token in a
-// query opens nothing here, but somebody put it there.
-func (g *gate) hideQuery(r *http.Request) {
+// hide keeps a request out of the access log, which would have its query and headers, and writes a line without them. A
+// token in a query or in another header than Authorization opens nothing here, but somebody put it there.
+func (g *gate) hide(r *http.Request, why string) {
 	caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
-	g.logger.Info("data request whose query names a token, it is not logged",
+	g.logger.Info(why,
 		zap.String("method", r.Method), zap.String("host", r.Host), zap.String("path", r.URL.Path), zap.String("remote", r.RemoteAddr))
 }
 

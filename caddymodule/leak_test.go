@@ -106,6 +106,43 @@ func TestTokenInTheQueryOfADataRequestIsNotLogged(t *testing.T) {
 	}
 }
 
+// A client that writes its token where nobody looks for it must not find it in the access log, which masks Authorization and
+// cookies only, nor hand it on to the backend.
+func TestTokenInAnotherHeaderIsNotLogged(t *testing.T) {
+	w := newDataWorld(t)
+	backend := newRecordingBackend(t, nil)
+	w.run(nil, w.auth("auth", &Auth{Datasets: []string{"asset-1"}}), reverseProxyTo(backend.hostport()))
+	_, token := w.flow(nil)
+	for _, c := range []struct {
+		path, authorization, header string
+		status                      int
+	}{
+		{"/missing", "", "X-Api-Key: " + token, http.StatusUnauthorized},
+		{"/scheme", "", "X-Authorization: Bearer " + token, http.StatusUnauthorized},
+		{"/malformed", "{http.request.header.X-Token}", "X-Token: " + token, http.StatusBadRequest},
+		{"/a//b", token, "X-Token: " + token, http.StatusBadRequest},
+		{"/admitted", token, "X-Copy: " + token + ", x", http.StatusOK},
+	} {
+		got := w.send("GET", c.path, c.authorization, "", c.header)
+		if got.StatusCode != c.status {
+			t.Errorf("%s: %d %s", c.path, got.StatusCode, got.body)
+		}
+		if log := w.log(`"path":"` + c.path + `"`); !strings.Contains(log, "it is not logged") || strings.Contains(log, token) {
+			t.Errorf("%s: the line of our own", c.path)
+		}
+	}
+	if backend.last(t).header.Get("X-Copy") != "" {
+		t.Error("the backend got the token")
+	}
+	got := w.get("/other", token, "X-Page: eyJuIjoxfQ", "X-Other: a.b.c")
+	if got.StatusCode != http.StatusOK || !strings.Contains(w.log(`"uri":"/other"`), "eyJuIjoxfQ") {
+		t.Errorf("%d: a request with ordinary headers is not logged", got.StatusCode)
+	}
+	if strings.Contains(w.log("handled request"), token) {
+		t.Error("the token is in the access log")
+	}
+}
+
 // Some backends take another path or method than the one that was decided on from these.
 func TestHeadersThatReroute(t *testing.T) {
 	w := newDataWorld(t)

@@ -180,8 +180,8 @@ var renewalFaults = []string{faultMalformed, faultNoProof, faultTooLarge, faultB
 // serveRenewal answers a renewal for a participant, or says that it cannot tell for whom it is.
 func (h *Refresh) serveRenewal(w http.ResponseWriter, r *http.Request, p *participant) {
 	start := time.Now()
-	inQuery := oauth.QueryMayHoldToken(r.URL.RawQuery)
-	if inQuery {
+	hidden := oauth.QueryMayHoldToken(r.URL.RawQuery) || hasJWS(r.Header)
+	if hidden {
 		caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
 	}
 	var done renewal
@@ -196,7 +196,7 @@ func (h *Refresh) serveRenewal(w http.ResponseWriter, r *http.Request, p *partic
 	switch {
 	case done.status >= http.StatusInternalServerError:
 		level = slog.LevelWarn
-	case inQuery || done.status >= http.StatusBadRequest:
+	case hidden || done.status >= http.StatusBadRequest:
 		level = slog.LevelInfo
 	}
 	attributes := []slog.Attr{

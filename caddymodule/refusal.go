@@ -205,6 +205,9 @@ func leaveBody(w http.ResponseWriter, r *http.Request) {
 // note counts the verdict and leaves its reason for the access log: {http.edr.error}.
 func (g *gate) note(r *http.Request, verdict, reason string) {
 	g.observer.Verdict(g.handler, verdict, reason)
+	if hasJWS(r.Header) {
+		g.hide(r, "data request with a token in another header than Authorization, it is not logged")
+	}
 	replacer, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if ok {
 		replacer.Set("http.edr.error", reason)

@@ -144,7 +144,7 @@ func (t *routeTable) add(name string, r *Route, a *addresses, replacer *caddy.Re
 		}
 		public, err := a.add(r.PublicURL)
 		if err != nil {
-			return fmt.Errorf("public_url %s: %w", r.PublicURL, err)
+			return fmt.Errorf("public_url %s: %w", withoutUser(r.PublicURL), err)
 		}
 		t.endpoints[name] = public
 	}
@@ -181,7 +181,7 @@ func (r *Route) template(replacer *caddy.Replacer) (*routeTemplate, error) {
 	replace := func(text string) (string, error) { return replacePlaceholders(replacer, text) }
 	backend, err := routing.ParseURL(r.Backend, replace)
 	if err != nil {
-		return nil, fmt.Errorf("backend %s: %w", r.Backend, err)
+		return nil, fmt.Errorf("backend %s: %w", withoutUser(r.Backend), err)
 	}
 	t := &routeTemplate{backend: backend}
 	taken := map[string]bool{}
@@ -251,10 +251,10 @@ func (s RouteSecret) template(replace func(string) (string, error)) (secretTempl
 func checkBackend(configured, backend string) error {
 	u, err := url.Parse(backend)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
-		return fmt.Errorf("backend %s must be an absolute http or https URL", configured)
+		return fmt.Errorf("backend %s must be an absolute http or https URL", withoutUser(configured))
 	}
 	if u.User != nil || u.Fragment != "" {
-		return fmt.Errorf("backend %s must have no user and no fragment: send credentials with header or secret", configured)
+		return fmt.Errorf("backend %s must have no user and no fragment: send credentials with header or secret", withoutUser(configured))
 	}
 	return nil
 }

@@ -26,9 +26,9 @@ func TestBackendBehindAnAuthorizationServer(t *testing.T) {
 	writeFile(t, g.path("keys", "client-secret.pem"), secret+"\n")
 	g.config.site = fmt.Sprintf("edr_proxy {\nbackends %s %s\nsecret client {file.%s} for %s/realm\n}",
 		orders.address(), auth.HostPort(), g.path("keys", "client-secret.pem"), auth.URL)
-	g.canaries.credential("a client secret", secret)
-	g.canaries.credential("a client secret of an address", inClear)
-	g.canaries.credential("a token for the backend", "a-token-for-the-backend")
+	g.canaries.Credential("a client secret", secret)
+	g.canaries.Credential("a client secret of an address", inClear)
+	g.canaries.Credential("a token for the backend", "a-token-for-the-backend")
 	g.start()
 
 	wallet := hosts.wallet("consumer")

@@ -24,9 +24,9 @@ func TestCallsToControlPlanesAreAuthorized(t *testing.T) {
 	})
 	g := newGateway(t, config{site: serves("weather", weather)})
 	writeFile(t, g.path("keys", "client.pem"), configured+"\n")
-	g.canaries.credential("a configured client secret", configured)
-	g.canaries.credential("a registered client secret", rotated)
-	g.canaries.token("a token for a control plane", unsigned("token-1"))
+	g.canaries.Credential("a configured client secret", configured)
+	g.canaries.Credential("a registered client secret", rotated)
+	g.canaries.Token("a token for a control plane", unsigned("token-1"))
 	g.config.app = fmt.Sprintf(`control_plane default {
 		callback http://%s/api/signaling
 		authorization oauth2_client_credentials {

@@ -58,7 +58,7 @@ func (r renewal) request(g *gateway) (*http.Request, error) {
 	if !found {
 		proof = r.proof
 	}
-	g.canaries.token("a proof", proof)
+	g.canaries.Token("a proof", proof)
 	address := r.endpoint
 	if len(r.query) > 0 {
 		address += "?" + r.query.Encode()
@@ -113,8 +113,8 @@ func (e edr) renewedBy(g *gateway, answer reply) (edr, error) {
 	if err != nil {
 		return e, err
 	}
-	g.canaries.token("a renewed access token", tokens.Access)
-	g.canaries.token("a renewed refresh token", tokens.Refresh)
+	g.canaries.Token("a renewed access token", tokens.Access)
+	g.canaries.Token("a renewed refresh token", tokens.Refresh)
 	e.access, e.refresh, e.expiresIn = tokens.Access, tokens.Refresh, tokens.ExpiresIn
 	return e, nil
 }

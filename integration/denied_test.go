@@ -76,7 +76,7 @@ func deniedBackend(t *testing.T, hosts *didHost, well *backend) *gateway {
 
 func deniedToken(t *testing.T, hosts *didHost, well *backend) *gateway {
 	g := startGateway(t, config{site: fmt.Sprintf("edr_proxy {\nbackends https://%s %s\n}", inside, well.address())})
-	g.canaries.credential("a client secret", "a-client-secret-of-the-address")
+	g.canaries.Credential("a client secret", "a-client-secret-of-the-address")
 	f := newTerms("weather", hosts.wallet("consumer").DID)
 	f.backend = "http://" + well.address()
 	m := classicPlane{}.startMessage(g, f)
@@ -114,7 +114,7 @@ func deniedKeySet(t *testing.T, hosts *didHost, well *backend) *gateway {
 	token := signer.Sign(map[string]any{
 		"iss": "https://issuer.example", "sub": "control-plane", "aud": providerDID, "jti": "1", "iat": now, "exp": now + 300,
 	})
-	g.canaries.token("a control plane's token", token)
+	g.canaries.Token("a control plane's token", token)
 	request, err := dpsPlane{}.startMessage(g, newTerms("weather", hosts.wallet("consumer").DID)).request(g.signaling)
 	if err != nil {
 		t.Fatal(err)

@@ -12,6 +12,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/edrgate/edrgate/internal/testkit"
 )
 
 // TestCaddyfilesInTheDocsAreAdapted: what a page tells to write must be what the binary reads.
@@ -137,7 +139,7 @@ func wantFormatted(g *gateway) {
 // the files in them.
 func TestExampleIsValid(t *testing.T) {
 	t.Parallel()
-	g := &gateway{t: t, dir: t.TempDir(), canaries: newCanaries()}
+	g := &gateway{t: t, dir: t.TempDir(), canaries: &canaries{testkit.NewCanaries()}}
 	example := read(t, filepath.Join(moduleRoot, "Caddyfile.example"))
 	writeFile(t, g.caddyfile(), example)
 	wantFormatted(g)
@@ -183,7 +185,7 @@ func TestJSONInTheDocsIsValid(t *testing.T) {
 	for _, block := range blocks {
 		t.Run(fmt.Sprintf("README.md:%d", block.line), func(t *testing.T) {
 			t.Parallel()
-			g := &gateway{t: t, dir: t.TempDir(), canaries: newCanaries()}
+			g := &gateway{t: t, dir: t.TempDir(), canaries: &canaries{testkit.NewCanaries()}}
 			local := absolutePaths.ReplaceAllString(block.text, "${1}"+g.path("root")+"${2}")
 			for _, key := range namedKeysInJSON.FindAllStringSubmatch(local, -1) {
 				g.writeBelow(key[1], read(t, g.newKey("example")))

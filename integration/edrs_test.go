@@ -55,7 +55,7 @@ http://{egress} {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = u.canaries.key(key)
+	err = u.canaries.Key(key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +85,7 @@ func (u *user) callAPI(method, path string, body any) reply {
 	var address struct{ Authorization string }
 	rest := answer.body
 	if json.Unmarshal([]byte(answer.body), &address) == nil && address.Authorization != "" {
-		u.canaries.token("an access token", address.Authorization)
+		u.canaries.Token("an access token", address.Authorization)
 		rest = strings.ReplaceAll(rest, address.Authorization, "")
 	}
 	u.canaries.check(u.t, "the answer to "+method+" "+path, []byte(rest))
@@ -106,8 +106,8 @@ func tokenOf(t *testing.T, answer reply) string {
 // says it; empty: it does not say.
 func (u *user) receives(e edr, asset, life string) {
 	u.t.Helper()
-	u.canaries.token("an access token", e.access)
-	u.canaries.token("a refresh token", e.refresh)
+	u.canaries.Token("an access token", e.access)
+	u.canaries.Token("a refresh token", e.refresh)
 	properties := []map[string]string{
 		{"name": "authorization", "value": e.access},
 		{"name": "authType", "value": "bearer"},
@@ -159,7 +159,7 @@ func TestConsumerRenewsInEachWay(t *testing.T) {
 			fresh = tokenOf(t, u.callAPI(http.MethodGet, "/v3/edrs/"+e.flow+"/dataaddress", nil))
 			return fresh != e.access
 		})
-		provider.canaries.token("a renewed access token", fresh)
+		provider.canaries.Token("a renewed access token", fresh)
 	})
 	t.Run("the client, by asking for it", func(t *testing.T) {
 		e := expired(provider, u)
@@ -171,7 +171,7 @@ func TestConsumerRenewsInEachWay(t *testing.T) {
 		if fresh == e.access {
 			t.Fatal("not renewed")
 		}
-		provider.canaries.token("a renewed access token", fresh)
+		provider.canaries.Token("a renewed access token", fresh)
 	})
 	wantListed(t, u)
 }

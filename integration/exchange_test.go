@@ -27,8 +27,8 @@ func TestTokenExchangeInBothDirections(t *testing.T) {
 	g := newGateway(t, config{site: serves("weather", weather)})
 	writeFile(t, g.path("keys", "workload.pem"), credential+"\n")
 	writeFile(t, g.path("jwks.json"), string(keys))
-	g.canaries.credential("a workload's credential", credential)
-	g.canaries.credential("a token for a control plane", "an-exchanged-token")
+	g.canaries.Credential("a workload's credential", credential)
+	g.canaries.Credential("a token for a control plane", "an-exchanged-token")
 	g.config.app = fmt.Sprintf(`control_plane default {
 		callback http://%s/api/signaling
 		authorization oauth2_token_exchange {
@@ -66,7 +66,7 @@ func TestTokenExchangeInBothDirections(t *testing.T) {
 			t.Fatal(err)
 		}
 		token := signer.Sign(claims)
-		g.canaries.token("a control plane's token", token)
+		g.canaries.Token("a control plane's token", token)
 		request.Header.Set("Authorization", "Bearer "+token)
 		return send(t, g.client, request).want(t, status)
 	}

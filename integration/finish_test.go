@@ -181,8 +181,8 @@ func TestCallsOfAConsumerAreAuthorized(t *testing.T) {
 	})
 	g := newConsumerGateway(t, newDIDHost(t).wallet("consumer"))
 	writeFile(t, g.path("keys", "client.pem"), configured+"\n")
-	g.canaries.credential("a configured client secret", configured)
-	g.canaries.credential("a registered client secret", rotated)
+	g.canaries.Credential("a configured client secret", configured)
+	g.canaries.Credential("a registered client secret", rotated)
 	g.config.app += fmt.Sprintf("\ncontrol_plane default {\ncallback http://%s/api/signaling\nauthorization oauth2_client_credentials {\ntoken_endpoint %s/token\nclient_id gateway\nclient_secret {file.%s}\n}\n}",
 		controlPlane.address(), auth.URL, g.path("keys", "client.pem"))
 	g.start()

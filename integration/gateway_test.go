@@ -46,7 +46,7 @@ func newGateway(t testing.TB, c config) *gateway {
 		t.Fatal(err)
 	}
 	g := &gateway{
-		t: t, dir: dir, did: providerDID, config: c, canaries: newCanaries(),
+		t: t, dir: dir, did: providerDID, config: c, canaries: &canaries{testkit.NewCanaries()},
 		public: freeAddress(t), signaling: freeAddress(t), health: freeAddress(t),
 	}
 	g.admin = &http.Client{Timeout: patience, Transport: &http.Transport{

@@ -152,7 +152,7 @@ func TestOperatorCommands(t *testing.T) {
 		t.Errorf("keys prints %s", out)
 	}
 	for what, token := range map[string]string{"access token": c.edr.access, "proof": c.wallet.Proof(g.did, c.edr.access, time.Now())} {
-		g.canaries.token("a token that was inspected", token)
+		g.canaries.Token("a token that was inspected", token)
 		out = run("inspect", token)
 		if !strings.Contains(out, `"alg": "ES256"`) {
 			t.Errorf("inspect of the %s prints %s", what, out)
@@ -188,8 +188,8 @@ func TestKeygenMakesAKeyThatCanBeUsed(t *testing.T) {
 			if err != nil || info.Mode().Perm() != 0o600 {
 				t.Errorf("the key file has mode %v: %v", info.Mode(), err)
 			}
-			g.canaries.add("a line of the generated key", strings.Split(private, "\n")[1])
-			found := g.canaries.find([]byte(printed + stderr))
+			g.canaries.Add("a line of the generated key", strings.Split(private, "\n")[1])
+			found := g.canaries.Find([]byte(printed + stderr))
 			if len(found) > 0 {
 				t.Errorf("keygen prints %v", found)
 			}

@@ -303,8 +303,8 @@ func tryReadEDR(g *gateway, flow string, answer reply) (edr, error) {
 	if err != nil {
 		return edr{}, fmt.Errorf("expiresIn of an EDR: %w", err)
 	}
-	g.canaries.token("an access token", e.access)
-	g.canaries.token("a refresh token", e.refresh)
+	g.canaries.Token("an access token", e.access)
+	g.canaries.Token("a refresh token", e.refresh)
 	return e, nil
 }
 

@@ -200,7 +200,7 @@ func TestPolicyDeniesAStart(t *testing.T) {
 			policy.says(policyDenies)
 			g := newGateway(t, config{site: serves("weather", weather)})
 			const credential = "a-credential-for-the-policy-server"
-			g.canaries.credential("the policy server's credential", credential)
+			g.canaries.Credential("the policy server's credential", credential)
 			secret := t.TempDir() + "/policy"
 			writeFile(t, secret, credential+"\n")
 			g.config.app = policy.option("bearer {file." + secret + "}")

@@ -93,8 +93,8 @@ func (d database) dsn(role string) string {
 func (d database) gateway(t *testing.T, c config) *gateway {
 	t.Helper()
 	g := newGateway(t, c)
-	g.canaries.credential("the password of the schema's owner", databaseOwnerPassword)
-	g.canaries.credential("the password of the gateway's role", databaseRuntimePassword)
+	g.canaries.Credential("the password of the schema's owner", databaseOwnerPassword)
+	g.canaries.Credential("the password of the gateway's role", databaseRuntimePassword)
 	writeFile(t, g.path("keys", "owner"), databaseOwnerPassword+"\n")
 	writeFile(t, g.path("keys", "runtime"), databaseRuntimePassword+"\n")
 	g.config.store = fmt.Sprintf("store postgres {\n\t\t\tdsn %s\n\t\t\tpassword {file.%s}\n\t\t}", d.dsn("edrgate"), g.path("keys", "runtime"))

@@ -26,7 +26,7 @@ func TestProxyToTheFlowsOwnBackend(t *testing.T) {
 		_, _ = io.WriteString(w, "an order")
 	}
 	g := startGateway(t, config{publicPath: "/api", site: "edr_proxy {\nbackends " + orders.address() + "\n}"})
-	g.canaries.credential("a backend's credential", apiKey)
+	g.canaries.Credential("a backend's credential", apiKey)
 	p := classicPlane{}
 	wallet := hosts.wallet("consumer")
 	f := newTerms("orders", wallet.DID)
@@ -105,7 +105,7 @@ func TestStartWithAnUnlistedBackendIsRefused(t *testing.T) {
 	} {
 		f := newTerms("orders", wallet.DID)
 		f.backend, f.apiKey = backend, "another-credential-of-another-company"
-		g.canaries.credential("a credential for an unlisted backend", f.apiKey)
+		g.canaries.Credential("a credential for an unlisted backend", f.apiKey)
 		answer := p.start(g, f)
 		if answer.status != http.StatusBadRequest {
 			t.Errorf("backend %s: status %d, want 400: %s", backend, answer.status, answer.body)
@@ -135,7 +135,7 @@ func TestProxyToTheBackendOfARoute(t *testing.T) {
 	const credential = "Basic the-operators-own-credential"
 	orders := newBackend(t, "orders")
 	g := newGateway(t, config{})
-	g.canaries.credential("a route's credential", credential)
+	g.canaries.Credential("a route's credential", credential)
 	writeFile(t, g.path("keys", "credential"), credential)
 	g.config.app = fmt.Sprintf("route orders {\ndataset orders\nbackend http://%s/base\nheader Authorization {file.%s}\n}",
 		orders.address(), g.path("keys", "credential"))

@@ -113,8 +113,8 @@ func (l *renewalLine) noteSecret(what, token string) {
 	if token == "" {
 		return
 	}
-	l.provider.canaries.token(what, token)
-	l.user.canaries.token(what, token)
+	l.provider.canaries.Token(what, token)
+	l.user.canaries.Token(what, token)
 }
 
 func (u *user) refresh(flow string) reply {

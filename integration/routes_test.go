@@ -39,7 +39,7 @@ func TestRouteByTheAssetsMetadata(t *testing.T) {
 		backend http://%s
 	}`, profilePull, weather.address(), other.address())
 	g := startGateway(t, config{app: app, site: site("key-asset-7")})
-	g.canaries.credential("the backend's credential", key)
+	g.canaries.Credential("the backend's credential", key)
 	p := dpsPlane{}
 	wallet := hosts.wallet("consumer")
 	start := func(dataset, path string, oldNew ...string) (terms, reply) {

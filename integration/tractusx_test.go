@@ -117,7 +117,7 @@ func (p *tractusXDataPlane) renew(w http.ResponseWriter, r *http.Request) {
 	answer := p.token
 	p.handed = answer.tokens().Access
 	p.mu.Unlock()
-	p.u.canaries.token("a proof", strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "))
+	p.u.canaries.Token("a proof", strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "))
 	answer.write(w)
 }
 
@@ -141,8 +141,8 @@ func (p *tractusXDataPlane) gives(t testing.TB, id, life string) edr {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.u.canaries.token("an access token", address.Authorization)
-	p.u.canaries.token("a refresh token", address.RefreshToken)
+	p.u.canaries.Token("an access token", address.Authorization)
+	p.u.canaries.Token("a refresh token", address.RefreshToken)
 	p.u.callAPI(http.MethodPut, "/v3/edrs/"+id, map[string]any{
 		"providerId": tractusXProvider, "assetId": "rich", "dataAddress": json.RawMessage(text),
 	}).want(t, http.StatusOK)
@@ -257,7 +257,7 @@ func TestConsumerRenewsInEachWayAtTractusX(t *testing.T) {
 				renewed := token.tokens()
 				for name, secret := range map[string]string{"a renewed access token": renewed.Access, "a renewed refresh token": renewed.Refresh} {
 					if secret != "" {
-						u.canaries.token(name, secret)
+						u.canaries.Token(name, secret)
 					}
 				}
 				want[c.result]++
@@ -345,8 +345,8 @@ func TestEgressAtTractusX(t *testing.T) {
 				e := plane.gives(t, "tp-1", "300")
 				want := refused
 				if renewed := answer.tokens(); renewed.Access != "" {
-					u.canaries.token("a renewed access token", renewed.Access)
-					u.canaries.token("a renewed refresh token", renewed.Refresh)
+					u.canaries.Token("a renewed access token", renewed.Access)
+					u.canaries.Token("a renewed refresh token", renewed.Refresh)
 					want = plane.good
 				}
 				for range 2 {
@@ -369,8 +369,8 @@ func TestFiftyRequestsWithAnExpiredTokenRenewOnce(t *testing.T) {
 	plane := newTractusXDataPlane(t, u)
 	token := recordedAnswer(t, "consumer/consumer-refresh")
 	plane.plays(recordedAnswer(t, "consumer/data-expired"), token)
-	u.canaries.token("a renewed access token", token.tokens().Access)
-	u.canaries.token("a renewed refresh token", token.tokens().Refresh)
+	u.canaries.Token("a renewed access token", token.tokens().Access)
+	u.canaries.Token("a renewed refresh token", token.tokens().Refresh)
 	plane.hold = func() {
 		testkit.Eventually(t, "all requests are refused", func() bool {
 			data, _ := plane.asked()
@@ -420,8 +420,8 @@ func TestNothingIsSignedForAnotherProvider(t *testing.T) {
 	u.refresh("tp-foreign").want(t, http.StatusNotFound)
 	thief.wantRenewals(t, stolen, 0)
 
-	u.canaries.token("a renewed access token", token.tokens().Access)
-	u.canaries.token("a renewed refresh token", token.tokens().Refresh)
+	u.canaries.Token("a renewed access token", token.tokens().Access)
+	u.canaries.Token("a renewed refresh token", token.tokens().Refresh)
 	if tokenOf(t, u.refresh(e.flow)) != token.tokens().Access {
 		t.Error("the honest provider's EDR is not renewed")
 	}

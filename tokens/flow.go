@@ -2,8 +2,11 @@ package tokens
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
+
+	"github.com/edrgate/edrgate/store"
 )
 
 // State is the state of a flow (DPS §4.3). Classic signaling uses the same names for the states it has.
@@ -20,6 +23,10 @@ const (
 	Completed  State = "COMPLETED"
 	Terminated State = "TERMINATED"
 )
+
+var knownStates = map[State]bool{
+	Preparing: true, Prepared: true, Starting: true, Started: true, Suspended: true, Completed: true, Terminated: true,
+}
 
 // Ended reports whether the state is final.
 func (s State) Ended() bool { return s == Completed || s == Terminated }
@@ -148,11 +155,28 @@ func flowKey(participant, id string) string { return participant + "/" + id }
 
 const flowKind = "flow"
 
-func decodeFlow(data []byte) (*Flow, error) {
+// decodeFlow reads a record. One that is not whole, or not the one that was asked for, says nothing about any flow: the
+// caller answers that it cannot tell, and never by what is left of it.
+func decodeFlow(record store.Record) (*Flow, error) {
 	f := new(Flow)
-	err := json.Unmarshal(data, f)
+	err := json.Unmarshal(record.Data, f)
 	if err != nil {
 		return nil, fmt.Errorf("decoding flow record: %w", err)
+	}
+	if f.key() != record.ID {
+		return nil, errors.New("flow record is damaged: it is of another flow")
+	}
+	if !knownStates[f.State] {
+		return nil, errors.New("flow record is damaged: its state is none")
+	}
+	if f.State.Ended() {
+		return f, nil // a tombstone has no more
+	}
+	if f.Dialect != DPS && f.Dialect != Classic {
+		return nil, errors.New("flow record is damaged: its dialect is none")
+	}
+	if len(f.Salt) != saltBytes { // every refresh token of the flow would be refused for good
+		return nil, errors.New("flow record is damaged: its salt is none")
 	}
 	return f, nil
 }

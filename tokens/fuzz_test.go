@@ -7,6 +7,7 @@ import (
 
 	"github.com/edrgate/edrgate/internal/compactjws"
 	"github.com/edrgate/edrgate/internal/testkit"
+	"github.com/edrgate/edrgate/store"
 	"github.com/edrgate/edrgate/store/memory"
 )
 
@@ -79,13 +80,14 @@ func FuzzAccessToken(f *testing.F) {
 // FuzzFlowRecord: a record of the store is read or it is not, and what is read is written as it was.
 func FuzzFlowRecord(f *testing.F) {
 	for _, s := range []string{
-		`{"id":"flow-1","participant":"default","state":"STARTED","dialect":"dps","bound_did":"did:web:c","generation":3}`, "", "{}", "null", "[]",
+		`{"id":"flow-1","participant":"default","state":"STARTED","dialect":"dps","bound_did":"did:web:c","generation":3,"salt":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}`, "", "{}", "null", "[]",
 		`{"state":7}`, `{"generation":-1}`, `{"used":"0001-01-01T00:00:00Z"}`, `{"used":"x"}`, `{"messages":[{}]}`, `{"salt":"!"}`,
 	} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		flow, err := decodeFlow(data)
+		record := store.Record{ID: flowKey("default", "flow-1"), Data: data}
+		flow, err := decodeFlow(record)
 		if err != nil {
 			return
 		}
@@ -94,7 +96,8 @@ func FuzzFlowRecord(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		again, err := decodeFlow(first)
+		record.Data = first
+		again, err := decodeFlow(record)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -337,7 +337,7 @@ func (f resolverFunc) RefetchKey(ctx context.Context, did, kid string) (crypto.P
 func (x *fixture) rewrite(id string, change func(*Flow)) {
 	x.t.Helper()
 	_, err := x.store.Update(context.Background(), flowKind, flowKey("default", id), func(old store.Record) (store.Edit, error) {
-		f, err := decodeFlow(old.Data)
+		f, err := decodeFlow(old)
 		if err != nil {
 			return store.Edit{}, err
 		}

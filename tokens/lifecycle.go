@@ -143,7 +143,7 @@ func (s *Service) endKnown(ctx context.Context, p *pin) (Ending, error) {
 	var result Ending
 	now := s.c.Now().UTC().Truncate(time.Second)
 	record, err := s.c.Store.Update(ctx, flowKind, s.keyOf(p), func(old store.Record) (store.Edit, error) {
-		f, err := decodeFlow(old.Data)
+		f, err := decodeFlow(old)
 		if err != nil {
 			return store.Edit{}, err
 		}
@@ -281,7 +281,7 @@ func (s *Service) resume(ctx context.Context, caller Caller, m Message, op opera
 	changed := false
 	record, err := s.c.Store.Update(ctx, flowKind, flowKey(s.c.Participant, m.ProcessID), func(old store.Record) (store.Edit, error) {
 		var err error
-		f, err = decodeFlow(old.Data)
+		f, err = decodeFlow(old)
 		if err != nil {
 			return store.Edit{}, err
 		}
@@ -383,7 +383,7 @@ func (s *Service) flow(ctx context.Context, processID string) (*Flow, error) {
 	if err != nil {
 		return nil, unavailable(err, "reading flow %s", processID)
 	}
-	f, err := decodeFlow(record.Data)
+	f, err := decodeFlow(record)
 	if err != nil {
 		return nil, unavailable(err, "flow %s", processID)
 	}

@@ -201,7 +201,7 @@ func (s *Service) recheck(ctx context.Context, flow string) error {
 	if err != nil {
 		return unavailable(err, "reading flow %s", flow)
 	}
-	f, err := decodeFlow(record.Data)
+	f, err := decodeFlow(record)
 	if err != nil {
 		return unavailable(err, "flow %s", flow)
 	}
@@ -230,7 +230,7 @@ func (s *Service) clear(ctx context.Context, key string) error {
 	var f *Flow
 	record, err := s.c.Store.Update(ctx, flowKind, key, func(old store.Record) (store.Edit, error) {
 		var err error
-		f, err = decodeFlow(old.Data)
+		f, err = decodeFlow(old)
 		if err != nil {
 			return store.Edit{}, err
 		}

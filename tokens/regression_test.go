@@ -433,3 +433,27 @@ func TestLateRepeatKeepsASuspensionThatIsNotRecorded(t *testing.T) {
 		t.Errorf("%s", x.stateOf("flow-1"))
 	}
 }
+
+// TestDamagedRecordTellsNothing: a record that is not whole used to be read as a flow of no state, which is a final no, or
+// as one whose refresh tokens are all wrong.
+func TestDamagedRecordTellsNothing(t *testing.T) {
+	for name, damage := range map[string]func(*Flow){
+		"of another flow":        func(f *Flow) { f.ID = "flow-2" },
+		"of another participant": func(f *Flow) { f.Participant = "somebody" },
+		"without a state":        func(f *Flow) { f.State = "" },
+		"of an unknown state":    func(f *Flow) { f.State = "RUNNING" },
+		"without a dialect":      func(f *Flow) { f.Dialect = "" },
+		"without a salt":         func(f *Flow) { f.Salt = nil },
+		"with a short salt":      func(f *Flow) { f.Salt = f.Salt[:8] },
+	} {
+		t.Run(name, func(t *testing.T) {
+			x := newFixture(t)
+			edr := x.start(dpsStart("flow-1"))
+			x.rewrite("flow-1", damage)
+			_, err := x.Verify(context.Background(), edr.AccessToken.Reveal(), atEndpoint, anySite)
+			wantCode(t, err, CodeUnavailable)
+			_, err = x.renewWith(edr.RefreshToken, edr.AccessToken)
+			wantCode(t, err, CodeUnavailable)
+		})
+	}
+}

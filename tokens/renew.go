@@ -177,7 +177,7 @@ func (s *Service) exchange(ctx context.Context, token *refreshToken, proof *auth
 	now := s.c.Now()
 	edit := func(old store.Record) (store.Edit, error) {
 		var err error
-		f, err = decodeFlow(old.Data)
+		f, err = decodeFlow(old)
 		if err != nil {
 			return store.Edit{}, err
 		}

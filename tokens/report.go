@@ -225,7 +225,7 @@ func (s *Service) editReport(ctx context.Context, flow string, edit func(*Flow) 
 	changed := false // the state
 	record, err := s.c.Store.Update(ctx, flowKind, flowKey(s.c.Participant, flow), func(old store.Record) (store.Edit, error) {
 		var err error
-		f, err = decodeFlow(old.Data)
+		f, err = decodeFlow(old)
 		if err != nil {
 			return store.Edit{}, err
 		}

@@ -288,7 +288,7 @@ func TestReportKeepsNoSecrets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := decodeFlow(record.Data)
+	f, err := decodeFlow(record)
 	if err != nil || f.Report == nil || f.Source != nil || f.Salt != nil {
 		t.Errorf("%+v %v", f, err)
 	}

@@ -101,7 +101,7 @@ func (s *Service) record(ctx context.Context, m mark) {
 	var f *Flow
 	_, err := s.c.Store.Update(ctx, flowKind, flowKey(s.c.Participant, m.flow), func(old store.Record) (store.Edit, error) {
 		var err error
-		f, err = decodeFlow(old.Data)
+		f, err = decodeFlow(old)
 		if err != nil {
 			return store.Edit{}, err
 		}
@@ -229,7 +229,7 @@ func (s *Service) each(
 			return err
 		}
 		for _, r := range records {
-			f, err := decodeFlow(r.Data)
+			f, err := decodeFlow(r)
 			if err != nil {
 				err = unreadable(r.ID, err)
 				if err != nil {
@@ -276,7 +276,7 @@ func (s *Service) Flows(ctx context.Context, after string, limit int) ([]*Flow, 
 	}
 	flows := make([]*Flow, 0, len(records))
 	for _, r := range records {
-		f, err := decodeFlow(r.Data)
+		f, err := decodeFlow(r)
 		if err != nil {
 			return nil, unreadable(r.ID, err)
 		}

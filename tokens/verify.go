@@ -248,7 +248,7 @@ func (s *Service) look(ctx context.Context, claims *accessClaims) (*Flow, *liveF
 		if err != nil {
 			return nil, nil, unavailable(err, "reading flow %s", claims.Flow)
 		}
-		f, err := decodeFlow(record.Data)
+		f, err := decodeFlow(record)
 		if err != nil {
 			return nil, nil, unavailable(err, "flow %s", claims.Flow)
 		}

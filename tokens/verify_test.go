@@ -295,7 +295,7 @@ func TestRecordHoldsNoSecretInClear(t *testing.T) {
 	}
 	// A source moved to another flow's record does not open.
 	other := x.start(classicStart("flow-2"))
-	f, err := decodeFlow(record.Data)
+	f, err := decodeFlow(record)
 	if err != nil {
 		t.Fatal(err)
 	}
