@@ -51,7 +51,7 @@ func main() {
 	results := flag.String("results", "bench/results.json", "file that gets the results; tables that are not measured stay in it")
 	flag.StringVar(&b.binary, "binary", "bin/caddy", "Caddy with EDRgate")
 	flag.StringVar(&b.cache, "cache", "bin/bench", "directory for what is built or downloaded once")
-	flag.IntVar(&b.rounds, "rounds", 12, "rounds of each table of requests")
+	flag.IntVar(&b.rounds, "rounds", 20, "rounds of each table of requests")
 	flag.DurationVar(&b.duration, "duration", time.Second, "of one round of one side")
 	flag.StringVar(&b.caddyJWT, "caddy-jwt", "", "directory with the source of github.com/ggicci/caddy-jwt, where the module proxy has none")
 	limit := flag.Duration("limit", 40*time.Minute, "when to give up")

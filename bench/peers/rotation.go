@@ -27,7 +27,7 @@ func (b *benchmark) rotation(ctx context.Context) (*rig.Table, error) {
 		return nil, err
 	}
 	b.progress("rotation: the Go benchmark")
-	command := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", "^BenchmarkRotation$", "-benchtime", "2s", "-count", "3", "./bench")
+	command := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", "^BenchmarkRotation$", "-benchtime", "1s", "-count", "3", "./bench")
 	command.Dir = b.root
 	output, err := command.CombinedOutput()
 	if err != nil {
