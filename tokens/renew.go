@@ -73,7 +73,9 @@ func (s *Service) Renew(ctx context.Context, r RenewRequest) (*Renewal, error) {
 // flowOfProof finds the flow by the access token that the proof is about. That token may have expired: this is the
 // normal case.
 func (s *Service) flowOfProof(ctx context.Context, proof *authentication) (*Flow, error) {
-	claims, err := s.readAccessToken(proof.token)
+	// Consumers renew what they have used: then the token is remembered, and its signature need not be verified again.
+	hash := hashOf(proof.token)
+	claims, err := s.readAccessToken(proof.token, s.verdicts.get(&hash) != nil)
 	if err != nil {
 		return nil, &Error{Code: CodeProofToken, cause: err}
 	}
