@@ -114,6 +114,7 @@ type Flow struct {
 
 	Created time.Time `json:"created,omitzero"`
 	Changed time.Time `json:"changed,omitzero"` // last change of state
+	Opened  time.Time `json:"opened,omitzero"`  // last resume, also of a flow that was open, where gateways share the store
 	Renewed time.Time `json:"renewed,omitzero"` // last rotation
 	Used    time.Time `json:"used,omitzero"`    // first data request or renewal; written once
 

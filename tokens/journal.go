@@ -66,6 +66,7 @@ func (s *Service) journal(p *pin) bool {
 		s.c.Logger.Error("journal of endings cannot be written", "error", err)
 		return false
 	}
+	p.journaled.Store(true)
 	s.c.Observer.Event(EventJournaled)
 	return true
 }
@@ -83,6 +84,7 @@ func (l *Live) Recover(entry json.RawMessage) error {
 				caller: j.Caller, op: op, at: j.At,
 				message: Message{ProcessID: j.Process, MessageID: j.Message, Dialect: j.Dialect, Reason: j.Reason},
 			}
+			p.journaled.Store(true)
 			l.pin(flowKey(j.Participant, j.Process), p, true, func(string) bool { return true })
 			return nil
 		}

@@ -44,6 +44,18 @@ func (l *Live) IsFresh(now time.Time) bool {
 // flow that is not known may be one of those that were lost.
 func (l *Live) Restored(pending bool) { l.replica.restored.Store(pending) }
 
+// doubt returns why the store may not say no now: an answer that is final for a consumer must not come from a store that
+// may have lost writes. nil: it may.
+func (l *Live) doubt(now time.Time) error {
+	if l.IsRestored() {
+		return errRestored
+	}
+	if !l.IsFresh(now) {
+		return errStale
+	}
+	return nil
+}
+
 // IsRestored reports what Restored was told last.
 func (l *Live) IsRestored() bool { return l.replica.restored.Load() }
 
