@@ -264,6 +264,9 @@ func (a *App) Cleanup() error {
 		}
 		a.ran.Wait()
 		a.stopRun = nil
+		if a.engine.follows != nil {
+			a.engine.follows.end(a.participants)
+		}
 	}
 	if a.client != nil {
 		a.client.Close()

@@ -23,13 +23,23 @@ const (
 func (f *Follower) restored(ctx context.Context) error {
 	f.c.Memory.Fresh(time.Time{})
 	f.hold(true)
-	f.c.Logger.Error("the store has lost writes: renewals wait until an operator accepts that it was restored",
-		"seen", f.state.last.Seq, "endings", f.state.len())
+	f.state.trim(f.c.Now().Add(-f.c.Keep))
+	for _, n := range f.written.due() {
+		f.keep(n.entry) // acknowledged here, and perhaps lost before any look
+	}
+	if !f.suspects {
+		f.c.Logger.Error("the store has lost writes: renewals wait until an operator accepts that it was restored",
+			"seen", f.state.last.Seq, "endings", f.state.len())
+		f.marked = 0
+	}
+	f.suspects = true
 	last, err := f.end(ctx) // what is written from here on is read afterwards
 	if err != nil {
 		return err
 	}
-	err = f.mark(ctx, restorePending)
+	if f.marked == 0 {
+		f.marked, err = f.mark(ctx, restorePending)
+	}
 	if err != nil {
 		f.c.Observer.FollowError("restore")
 		return fmt.Errorf("marking the restored store: %w", err)
@@ -41,8 +51,27 @@ func (f *Follower) restored(ctx context.Context) error {
 			return fmt.Errorf("ending record %s again: %w", e.ID, err)
 		}
 	}
+	f.written.clear()
 	f.c.Memory.Reread()
 	f.state.at(last)
+	f.suspects = false
+	return nil
+}
+
+// relax ends a suspicion that was none: what was read last was another database for a while, such as a primary that had
+// been replaced.
+func (f *Follower) relax(ctx context.Context) error {
+	if !f.suspects {
+		return nil
+	}
+	pending, err := f.pending(ctx)
+	if err != nil {
+		return err
+	}
+	f.hold(pending)
+	f.suspects = false
+	f.c.Memory.Reread()
+	f.c.Logger.Warn("the store has the writes again that it seemed to have lost")
 	return nil
 }
 
@@ -66,8 +95,8 @@ func (f *Follower) pending(ctx context.Context) (bool, error) {
 	return string(r.Data) == restorePending, nil
 }
 
-// mark writes the record, and an entry of the log from which the other gateways learn of it.
-func (f *Follower) mark(ctx context.Context, as string) error {
+// mark writes the record, and an entry of the log from which the other gateways learn of it, and returns the record's version.
+func (f *Follower) mark(ctx context.Context, as string) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*tailTimeout)
 	defer cancel()
 	return markRestore(ctx, f.c.Store, as)
@@ -83,24 +112,22 @@ func Accept(ctx context.Context, s store.Store) (bool, error) {
 	if err != nil || string(r.Data) != restorePending {
 		return false, err
 	}
-	return true, markRestore(ctx, s, restoreDone)
+	_, err = markRestore(ctx, s, restoreDone)
+	return true, err
 }
 
-func markRestore(ctx context.Context, s store.Store, as string) error {
+func markRestore(ctx context.Context, s store.Store, as string) (uint64, error) {
 	for {
-		_, err := s.Update(ctx, restoreKind, restoreID, func(old store.Record) (store.Edit, error) {
-			if string(old.Data) == as {
-				return store.Edit{}, store.ErrKeep
-			}
+		r, err := s.Update(ctx, restoreKind, restoreID, func(store.Record) (store.Edit, error) {
 			return store.Edit{Data: []byte(as), Event: as}, nil
 		})
 		if !errors.Is(err, store.ErrNotFound) {
-			return err
+			return r.Version, err
 		}
 		// A creation has no entry in the log, so the record is made first and marked then.
 		_, err = s.Create(ctx, store.Record{Kind: restoreKind, ID: restoreID})
 		if err != nil && !errors.Is(err, store.ErrExists) {
-			return err
+			return 0, err
 		}
 	}
 }

@@ -76,8 +76,10 @@ func (l *Live) Changed(e store.Entry) {
 	l.saw(e.ID, e.Version, state)
 }
 
-// Ended reports whether a change is the end of a flow.
-func (l *Live) Ended(e store.Entry) bool { return e.Kind == flowKind && State(e.Event).Ended() }
+// Closes reports whether a change is the end of a flow, or its suspension.
+func (l *Live) Closes(e store.Entry) bool {
+	return e.Kind == flowKind && (State(e.Event).Ended() || State(e.Event) == Suspended)
+}
 
 // Reread forgets the states of all flows: each is read again when one of its tokens is next used. Endings that wait to be
 // recorded stay in effect.
@@ -108,6 +110,7 @@ func (f *liveFlow) ended() bool { return stateNames[f.word.Load()&(1<<stateBits-
 var (
 	opRepeatedEnd        = operation{name: "terminate", state: Terminated, own: true}
 	opRepeatedCompletion = operation{name: "completed", state: Completed, own: true}
+	opRepeatedSuspend    = operation{name: "suspend", state: Suspended, own: true}
 )
 
 // UnservedError is returned by EndAgain for a flow of a participant whose service does not run in this process.
@@ -118,11 +121,11 @@ func (e *UnservedError) Error() string {
 	return fmt.Sprintf("no service of participant %q runs", e.Participant)
 }
 
-// EndAgain ends a flow once more, in a store that has lost that it had ended. One of which the store knows already is left
-// alone.
+// EndAgain ends or suspends a flow once more, in a store that has lost that it was. One of which the store knows already is
+// left alone, and a flow that was opened after its suspension.
 func (l *Live) EndAgain(ctx context.Context, e store.Entry) error {
 	participant, id, ok := strings.Cut(e.ID, "/")
-	if !ok || !l.Ended(e) {
+	if !ok || !l.Closes(e) {
 		return nil
 	}
 	s := l.newest(participant)
@@ -130,13 +133,16 @@ func (l *Live) EndAgain(ctx context.Context, e store.Entry) error {
 		return &UnservedError{Participant: participant}
 	}
 	op := opRepeatedEnd
-	if State(e.Event) == Completed {
+	switch State(e.Event) {
+	case Completed:
 		op = opRepeatedCompletion
+	case Suspended:
+		op = opRepeatedSuspend
 	}
-	return s.endAgain(ctx, id, op)
+	return s.endAgain(ctx, id, op, e.At)
 }
 
-func (s *Service) endAgain(ctx context.Context, id string, op operation) error {
+func (s *Service) endAgain(ctx context.Context, id string, op operation, at time.Time) error {
 	caller := Caller("")
 	f, err := s.flow(ctx, id)
 	switch {
@@ -149,7 +155,7 @@ func (s *Service) endAgain(ctx context.Context, id string, op operation) error {
 		caller = Caller(s.owner(f))
 	}
 	p := &pin{
-		caller: caller, op: op, at: s.c.Now().UTC().Truncate(time.Second),
+		caller: caller, op: op, at: at,
 		message: Message{ProcessID: id, Reason: "ended before the store was restored"},
 	}
 	s.hold(p, true)
@@ -157,7 +163,7 @@ func (s *Service) endAgain(ctx context.Context, id string, op operation) error {
 	if err != nil {
 		return unavailable(err, "%s of flow %s is not recorded", op.name, id)
 	}
-	if ending.Outcome == Applied || ending.Outcome == Unknown {
+	if ending.Outcome == Applied || ending.Outcome == Unknown && op.state.Ended() {
 		s.c.Observer.Event(EventRepeatedEnd)
 		s.c.Logger.Warn("flow ended once more, since the store had lost its end", "flow", id, "operation", op.name)
 	}

@@ -215,3 +215,39 @@ func (n noticing) Update(context.Context, string, string, func(store.Record) (st
 	n.live.Restored(true)
 	return store.Record{}, store.ErrNotFound
 }
+
+// A suspension that a restored store has lost is repeated, unless the flow was opened after it.
+func TestSuspendAgain(t *testing.T) {
+	x := newFixture(t)
+	live := x.config.Live
+	live.begin(x.Service)
+	defer live.end(x.Service)
+	lost, opened := x.start(dpsStart("lost")).AccessToken, x.start(dpsStart("opened")).AccessToken
+	x.clock.Advance(time.Minute)
+	at := x.clock.Now()
+	x.clock.Advance(time.Minute)
+	x.must(x.Suspend(t.Context(), controlPlane, x.message("opened", "m1")))
+	_, err := x.Resume(t.Context(), controlPlane, x.message("opened", "m2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"lost", "opened", "unknown"} {
+		err := live.EndAgain(t.Context(), store.Entry{Kind: flowKind, ID: flowKey("default", id), Version: 7, Event: string(Suspended), At: at})
+		if err != nil {
+			t.Fatal(id, err)
+		}
+	}
+	wantCode(t, x.verify(lost), CodeFlowSuspended)
+	err = x.verify(opened)
+	if err != nil {
+		t.Errorf("opened since: %v", err)
+	}
+	if n := x.observer.count(EventRepeatedEnd); n != 1 {
+		t.Errorf("%d repeated, want 1", n)
+	}
+	// Its control plane resumes it.
+	_, err = x.Resume(t.Context(), controlPlane, x.message("lost", "m3"))
+	if err != nil {
+		t.Error(err)
+	}
+}
