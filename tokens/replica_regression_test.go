@@ -251,3 +251,71 @@ func TestSuspendAgain(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What waits for a participant that is not configured any more does not fill the journal.
+func TestJournalKeepsOnlyWhatWaitsForAParticipantThatIsGone(t *testing.T) {
+	x := newFixture(t)
+	journal := new(fakeJournal)
+	live := x.config.Live
+	live.KeepIn(journal)
+	gone := x.other(func(c *Config) { c.Participant = "gone" })
+	live.begin(x.Service)
+	defer live.end(x.Service)
+	x.store.fail(errBroken, errBroken)
+	for _, s := range []*Service{x.Service, gone} {
+		for _, id := range []string{"flow-1", "flow-2"} {
+			x.must(s.Terminate(t.Context(), controlPlane, x.message(id, "")))
+		}
+	}
+	x.store.fail(nil, nil)
+	x.retryPins(t.Context())
+	if len(journal.entries) != 2 {
+		t.Fatalf("%d entries in the journal, want 2", len(journal.entries))
+	}
+	x.retryPins(t.Context())
+	after := x.other(func(c *Config) { c.Participant, c.Live = "gone", NewLive() })
+	for _, entry := range journal.entries {
+		err := after.c.Live.Recover(entry)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	after.c.Live.KeepIn(journal)
+	after.retryPins(t.Context())
+	if !journal.Empty() {
+		t.Error("the journal is not emptied when the participant is back")
+	}
+	for _, id := range []string{"flow-1", "flow-2"} {
+		f, err := after.Flow(t.Context(), id)
+		if err != nil || f.State != Terminated {
+			t.Errorf("%s: %+v, %v", id, f, err)
+		}
+	}
+}
+
+// Whatever ends access can be in the journal, and a process that cannot read it would not start.
+func TestEveryJournaledEndingIsRecovered(t *testing.T) {
+	for _, op := range []operation{
+		opSuspend, opTerminate, opComplete, opRevoke, opRevokeQuietly, opDenied,
+		opRepeatedEnd, opRepeatedCompletion, opRepeatedSuspend,
+	} {
+		x := newFixture(t)
+		journal := new(fakeJournal)
+		x.config.Live.KeepIn(journal)
+		x.store.fail(errBroken, errBroken)
+		ending, err := x.end(t.Context(), controlPlane, x.message("flow-1", "m1"), op)
+		if err != nil || ending.Outcome != Journaled {
+			t.Fatalf("%+v: %+v, %v", op, ending, err)
+		}
+		live := NewLive()
+		err = live.Recover(journal.entries[0])
+		if err != nil {
+			t.Errorf("%+v: %v", op, err)
+			continue
+		}
+		p := live.pinned(flowKey("default", "flow-1"))
+		if p == nil || p.op != op {
+			t.Errorf("%+v came back as %+v", op, p)
+		}
+	}
+}
