@@ -225,6 +225,44 @@ func TestPostgresAway(t *testing.T) {
 	g.canaries.check(t, "the database", d.data(t))
 }
 
+// A gateway that is started while the database is away comes up and is not ready: its orchestrator waits for it.
+func TestPostgresStartsBeforeTheDatabase(t *testing.T) {
+	d := newDatabase(t)
+	hosts, weather := newDIDHost(t), newBackend(t, "weather")
+	g := d.gateway(t, config{app: "token_ttl 1h", site: serves("weather", weather)})
+	d.migrate(t, g)
+	g.start()
+	p := planes[0]
+	known, ended := newParty(g, p, hosts, "consumer", "weather"), newParty(g, p, hosts, "another", "weather")
+	g.stop()
+	err := d.Halt()
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	g.start()
+	status := func(path string) int {
+		request, err := http.NewRequest(http.MethodGet, "http://"+g.health+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return send(t, g.client, request).status
+	}
+	if live, ready := status("/live"), status("/ready"); live != http.StatusOK || ready != http.StatusServiceUnavailable {
+		t.Errorf("live %d, ready %d", live, ready)
+	}
+	getData(t, g, "/berlin", known.edr.access).want(t, http.StatusServiceUnavailable)
+	p.terminate(g, ended.flow).want(t, p.terminated)
+
+	err = d.Run(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, "the gateway is ready", func() bool { return status("/ready") == http.StatusOK })
+	wantData(t, g, "/berlin", known.edr.access, "data of weather")
+	testkit.Eventually(t, "the end is recorded", func() bool { return showFlow(g, ended.flow).State == "TERMINATED" })
+}
+
 // A gateway moves from its directory to PostgreSQL, and back, and its consumers notice nothing.
 func TestPostgresCopy(t *testing.T) {
 	d := newDatabase(t)

@@ -38,6 +38,7 @@ type Memory interface {
 
 // Repeater ends or suspends a record once more, in a store that has lost that it was.
 type Repeater interface {
+	// EndAgain may be called by several goroutines at once.
 	EndAgain(ctx context.Context, e store.Entry) error
 }
 

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/edrgate/edrgate/store"
 )
 
@@ -44,18 +46,44 @@ func (f *Follower) restored(ctx context.Context) error {
 		f.c.Observer.FollowError("restore")
 		return fmt.Errorf("marking the restored store: %w", err)
 	}
-	for _, e := range f.state.endings() {
-		err := f.c.Repeater.EndAgain(ctx, e)
-		if err != nil {
-			f.c.Observer.FollowError("restore")
-			return fmt.Errorf("ending record %s again: %w", e.ID, err)
-		}
+	err = f.endAgain(ctx)
+	if err != nil {
+		f.c.Observer.FollowError("restore")
+		return err
 	}
+	// An operator may have accepted while some were still ended, in an entry that is passed over.
+	pending, err := f.pending(ctx)
+	if err != nil {
+		return err
+	}
+	f.hold(pending)
 	f.written.clear()
 	f.c.Memory.Reread()
 	f.state.at(last)
 	f.suspects = false
 	return nil
+}
+
+// repeatsAtOnce is how many records are ended at the same time: data waits for the last of tens of thousands.
+const repeatsAtOnce = 8
+
+// endAgain repeats what is remembered. Of each record that is the newest change only, so their order is of no account.
+func (f *Follower) endAgain(ctx context.Context) error {
+	repeating, ctx := errgroup.WithContext(ctx)
+	repeating.SetLimit(repeatsAtOnce)
+	for _, e := range f.state.endings() {
+		repeating.Go(func() error {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			err := f.c.Repeater.EndAgain(ctx, e)
+			if err != nil {
+				return fmt.Errorf("ending record %s again: %w", e.ID, err)
+			}
+			return nil
+		})
+	}
+	return repeating.Wait()
 }
 
 // relax ends a suspicion that was none: what was read last was another database for a while, such as a primary that had

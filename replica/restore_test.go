@@ -256,3 +256,27 @@ func TestTrimmedFromTheBeginning(t *testing.T) {
 		t.Errorf("reread %d", p.reread)
 	}
 }
+
+// An operator accepts while this gateway still repeats endings: the entry of that is passed over.
+func TestAcceptedMeanwhile(t *testing.T) {
+	w, p := newWorld(t), newProcess()
+	backup := w.twins("flow-1 SUSPENDED")
+	f := w.follower(t.TempDir(), w.store, p)
+	w.look(f)
+	w.change("flow-2", "TERMINATED")
+	w.look(f)
+	f.c.Store = backup
+	p.failing = errors.New("store in trouble")
+	if f.Look(t.Context()) == nil {
+		t.Fatal("fresh before the ending was repeated")
+	}
+	accepted, err := Accept(t.Context(), backup)
+	if err != nil || !accepted {
+		t.Fatal(accepted, err)
+	}
+	p.failing = nil
+	w.look(f)
+	if p.restored || len(p.again) != 1 {
+		t.Errorf("restored %v, ended again %v", p.restored, p.again)
+	}
+}

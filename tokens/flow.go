@@ -2,6 +2,7 @@ package tokens
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -149,11 +150,14 @@ func flowKey(participant, id string) string { return participant + "/" + id }
 
 const flowKind = "flow"
 
+// errUndecodable is wrapped by the error for a record that nobody can read. It opens nothing.
+var errUndecodable = errors.New("decoding flow record")
+
 func decodeFlow(data []byte) (*Flow, error) {
 	f := new(Flow)
 	err := json.Unmarshal(data, f)
 	if err != nil {
-		return nil, fmt.Errorf("decoding flow record: %w", err)
+		return nil, fmt.Errorf("%w: %w", errUndecodable, err)
 	}
 	return f, nil
 }

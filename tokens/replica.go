@@ -146,7 +146,13 @@ func (s *Service) endAgain(ctx context.Context, id string, op operation, at time
 	caller := Caller("")
 	f, err := s.flow(ctx, id)
 	switch {
-	case CodeOf(err) == CodeFlowUnknown:
+	case err != nil && CodeOf(err) == CodeFlowUnknown:
+	case errors.Is(err, errUndecodable):
+		// It must not keep all others closed.
+		s.c.Logger.Error("end of a flow is not repeated: its record cannot be read", "flow", id, "error", err)
+		return nil
+	case err == nil && !at.IsZero() && f.Created.After(at.Add(s.c.ClockSkew)):
+		return nil // a later flow of the same id: that of the ending was remembered for longer
 	case err != nil:
 		return err
 	case f.State.Ended() && s.c.Live.pinned(f.key()) == nil:

@@ -319,3 +319,31 @@ func TestEveryJournaledEndingIsRecovered(t *testing.T) {
 		}
 	}
 }
+
+// One record that cannot be read does not hold up the others in a restored store, and a later flow of the same id is not ended.
+func TestEndAgainPassesOver(t *testing.T) {
+	x := newFixture(t)
+	live := x.config.Live
+	live.begin(x.Service)
+	defer live.end(x.Service)
+	x.start(dpsStart("damaged"))
+	_, err := x.store.Update(t.Context(), flowKind, flowKey("default", "damaged"), func(store.Record) (store.Edit, error) {
+		return store.Edit{Data: []byte("{")}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	later := x.start(dpsStart("later")).AccessToken
+	for _, id := range []string{"damaged", "later"} {
+		err = live.EndAgain(t.Context(), store.Entry{
+			Kind: flowKind, ID: flowKey("default", id), Version: 7, Event: string(Terminated), At: x.clock.Now().Add(-time.Hour),
+		})
+		if err != nil {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
+	err = x.verify(later)
+	if err != nil {
+		t.Error(err)
+	}
+}
