@@ -239,11 +239,13 @@ func (a *App) open() error {
 			a.ran.Go(func() { running[i].edrs.run(ctx) })
 			p.edrs.Store(running[i].edrs)
 		}
-		p.service.Store(running[i].service)
 		p.warnOfLostKey(eng)
 	}
 	if eng.follows != nil {
 		eng.follows.begin(a.participants)
+	}
+	for i, p := range a.participants {
+		p.service.Store(running[i].service)
 	}
 	return nil
 }

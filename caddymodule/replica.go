@@ -150,7 +150,11 @@ func follow(settings *ReplicaSettings, keep time.Duration, s store.Store, live *
 	return f, nil
 }
 
-// begin follows the store from now on, for the participants of a config too. Their services run.
+// firstLookWait is how long the first requests wait for the first look at the log, instead of being refused.
+const firstLookWait = time.Second
+
+// begin follows the store from now on, for the participants of a config too. Their services run. It returns when the log
+// was looked at once, or that takes too long.
 func (f *following) begin(participants []*participant) {
 	f.mu.Lock()
 	for _, p := range participants {
@@ -161,6 +165,12 @@ func (f *following) begin(participants []*participant) {
 		ctx, cancel := context.WithCancel(context.Background())
 		f.stop = cancel
 		f.ran.Go(func() { f.follower.Run(ctx) })
+		wait := time.NewTimer(firstLookWait)
+		defer wait.Stop()
+		select {
+		case <-f.follower.Looked():
+		case <-wait.C:
+		}
 	})
 }
 

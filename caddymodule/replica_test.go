@@ -61,6 +61,7 @@ type dbServer struct {
 	mu    sync.Mutex
 	store store.Store
 	cut   bool
+	slow  time.Duration // of a look at the log
 }
 
 func newServer(t *testing.T) *dbServer {
@@ -132,6 +133,14 @@ func (c *connection) Tail(ctx context.Context, after uint64, limit int) ([]store
 	s, err := c.reach()
 	if err != nil {
 		return nil, err
+	}
+	c.mu.Lock()
+	slow := c.slow
+	c.mu.Unlock()
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-time.After(slow): // as the way to a server takes
 	}
 	return s.Tail(ctx, after, limit)
 }
@@ -246,6 +255,23 @@ func TestGatewayCutOffFromItsStore(t *testing.T) {
 		return strings.Contains(g.admin("GET", "/edrgate/flows/ended", "").body, `"state":"TERMINATED"`) &&
 			strings.Contains(g.logged(), "ending recorded")
 	})
+}
+
+// A gateway that starts takes its first requests when it has seen the log, and does not refuse them.
+func TestFirstRequestsWaitForTheFirstLook(t *testing.T) {
+	server := newServer(t)
+	g := newLiveGateway(t)
+	g.load(g.remoteApp(nil), g.servers())
+	token := g.start("flow-1", newConsumer(t)).access
+	err := caddy.Stop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.set(func(s *dbServer) { s.slow = 50 * time.Millisecond })
+	g.load(g.remoteApp(nil), g.servers())
+	if answer := g.get(token); answer.status != http.StatusOK {
+		t.Errorf("%d %s", answer.status, answer.body)
+	}
 }
 
 // A reload to a store that cannot be reached is refused, and the config that runs goes on.

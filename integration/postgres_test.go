@@ -202,13 +202,12 @@ func TestPostgresAway(t *testing.T) {
 		}
 		return send(t, g.client, request).status
 	}
-	if got := ready(); got != http.StatusServiceUnavailable {
-		t.Errorf("ready: status %d", got)
-	}
 	g.reload() // the open store is kept
 	if g.scrape().value("edrgate_store_errors_total") == 0 {
 		t.Error("no error of the store was counted")
 	}
+
+	testkit.Eventually(t, "what is known is too old", func() bool { return ready() == http.StatusServiceUnavailable })
 
 	err = d.Run(context.Background())
 	if err != nil {
@@ -251,8 +250,8 @@ func TestPostgresStartsBeforeTheDatabase(t *testing.T) {
 	if live, ready := status("/live"), status("/ready"); live != http.StatusOK || ready != http.StatusServiceUnavailable {
 		t.Errorf("live %d, ready %d", live, ready)
 	}
-	getData(t, g, "/berlin", known.edr.access).want(t, http.StatusServiceUnavailable)
-	p.terminate(g, ended.flow).want(t, p.terminated)
+	g.get("/berlin", known.edr.access).want(t, http.StatusServiceUnavailable)
+	p.terminate(g, ended.terms.flow).want(t, p.done())
 
 	err = d.Run(context.Background())
 	if err != nil {
@@ -260,7 +259,7 @@ func TestPostgresStartsBeforeTheDatabase(t *testing.T) {
 	}
 	testkit.Eventually(t, "the gateway is ready", func() bool { return status("/ready") == http.StatusOK })
 	wantData(t, g, "/berlin", known.edr.access, "data of weather")
-	testkit.Eventually(t, "the end is recorded", func() bool { return showFlow(g, ended.flow).State == "TERMINATED" })
+	testkit.Eventually(t, "the end is recorded", func() bool { return showFlow(g, ended.terms.flow).State == "TERMINATED" })
 }
 
 // A gateway moves from its directory to PostgreSQL, and back, and its consumers notice nothing.

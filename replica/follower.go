@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -75,6 +76,7 @@ type Follower struct {
 	began atomic.Pointer[time.Time] // of the newest complete look
 	own   canary
 
+	looked   chan struct{} // closed when the first look has ended
 	written  written
 	suspects bool   // lost writes were noticed, and what follows from that is not done yet
 	marked   uint64 // version of the mark of a restored store that this process has written last
@@ -100,7 +102,7 @@ func New(c Config) (*Follower, error) {
 		return nil, err
 	}
 	c.Memory.Fresh(time.Time{})
-	return &Follower{c: c, state: s, own: newCanary(), written: written{notes: map[writtenKey]*note{}}}, nil
+	return &Follower{c: c, state: s, own: newCanary(), looked: make(chan struct{}), written: written{notes: map[writtenKey]*note{}}}, nil
 }
 
 func setDefault(field *time.Duration, value time.Duration) {
@@ -126,6 +128,7 @@ func (f *Follower) Run(ctx context.Context) {
 	next := time.NewTimer(0)
 	defer next.Stop()
 	trouble := false
+	first := sync.OnceFunc(func() { close(f.looked) })
 	for {
 		select {
 		case <-ctx.Done():
@@ -134,6 +137,7 @@ func (f *Follower) Run(ctx context.Context) {
 		case <-next.C:
 		}
 		err := f.Look(ctx)
+		first()
 		if err != nil && ctx.Err() == nil {
 			f.c.Observer.FollowError("tail")
 			if !trouble {
@@ -148,6 +152,9 @@ func (f *Follower) Run(ctx context.Context) {
 		next.Reset(f.c.Poll)
 	}
 }
+
+// Looked is closed when Run's first look has ended, whether or not it succeeded.
+func (f *Follower) Looked() <-chan struct{} { return f.looked }
 
 // report tells the age of the newest complete look.
 func (f *Follower) report() {
