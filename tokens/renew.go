@@ -63,6 +63,10 @@ func (s *Service) Renew(ctx context.Context, r RenewRequest) (*Renewal, error) {
 	if err == nil {
 		return renewal, nil
 	}
+	doubt := s.c.Live.doubt(s.c.Now())
+	if doubt != nil && CodeOf(err) != CodeUnavailable {
+		err = unavailable(doubt, "flow %s", f.ID) // it was found out meanwhile
+	}
 	var e *Error
 	if errors.As(err, &e) && e.Dialect == "" {
 		e.Dialect = f.Dialect
@@ -79,13 +83,18 @@ func (s *Service) flowOfProof(ctx context.Context, proof *authentication) (*Flow
 	if err != nil {
 		return nil, &Error{Code: CodeProofToken, cause: err}
 	}
-	if s.c.Live.IsRestored() {
-		// Generations may have been lost, and whole flows: a refusal would be final for the consumer.
-		return nil, unavailable(errRestored, "flow %s", claims.Flow)
+	// Generations may have been lost, and whole flows: a refusal would be final for the consumer.
+	doubt := s.c.Live.doubt(s.c.Now())
+	if doubt != nil {
+		return nil, unavailable(doubt, "flow %s", claims.Flow)
 	}
 	start := s.c.Now()
 	f, err := s.flow(ctx, claims.Flow)
 	s.c.Observer.Stage("renew", "store", s.c.Now().Sub(start))
+	doubt = s.c.Live.doubt(s.c.Now())
+	if doubt != nil {
+		return nil, unavailable(doubt, "flow %s", claims.Flow)
+	}
 	if CodeOf(err) == CodeFlowUnknown {
 		return nil, &Error{Code: CodeProofTokenFlow, TokenID: claims.ID, cause: err}
 	}
