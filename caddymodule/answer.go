@@ -159,6 +159,9 @@ func (d *delivery) rewriteReferences(sent *url.URL, h http.Header) {
 // rewriteReference returns the reference as a path on our own host, so that it holds whatever name we were called by.
 func (d *delivery) rewriteReference(sent *url.URL, value string) (string, bool) {
 	t := d.target
+	if strings.Contains(value, `\`) {
+		return "", false // no character of a URI (RFC 3986 §2), and a slash to some clients
+	}
 	ref, err := sent.Parse(value)
 	if err != nil || ref.User != nil || ref.Opaque != "" || !t.passPath {
 		return "", false
