@@ -102,9 +102,12 @@ type admission struct {
 // expired: this is the normal case.
 //
 // A flow that the store remembers can let a renewal in, since the exchange decides on the record as it is, but never refuse
-// one.
+// one. A policy is asked about the present one only: its answer may end the flow.
 func (s *Service) admitRenewal(ctx context.Context, p *presented) (*admission, error) {
-	f := s.recalled(p.claims.Flow)
+	var f *Flow
+	if s.c.Policy == nil {
+		f = s.recalled(p.claims.Flow)
+	}
 	if f != nil {
 		token, err := s.checkPresented(p, f)
 		if err == nil {
@@ -206,7 +209,7 @@ func (s *Service) renew(ctx context.Context, p *presented, a *admission) (*Renew
 	}
 	if outcome == RolledForward {
 		s.c.Observer.Event(EventRollForward)
-		s.c.Logger.Error("refresh token newer than its record: the store lost a write", "flow", f.ID, "presented", token.generation)
+		s.c.Logger.Error("refresh token newer than its record: the store lost a write", "flow", f.ID, "presented", a.token.generation)
 	}
 	life := s.life(f)
 	start := s.c.Now()
