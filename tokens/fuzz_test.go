@@ -62,7 +62,7 @@ func FuzzAccessToken(f *testing.F) {
 		f.Add(bad)
 	}
 	f.Fuzz(func(t *testing.T, raw string) {
-		_, err := service.readAccessToken(raw)
+		_, err := service.readAccessToken(raw, false)
 		if err == nil {
 			t.Errorf("%q was not issued", raw) // none of the seeds has the typ of ours
 		}

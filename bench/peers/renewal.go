@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/edrgate/edrgate/bench/rig"
+	"github.com/edrgate/edrgate/internal/testkit"
 )
 
 const (
@@ -40,57 +41,83 @@ func (b *benchmark) renewal(ctx context.Context) (*rig.Table, error) {
 	}
 	defer g.Process.Stop()
 
-	flows := make([]*rig.Renewing, renewingFlows)
-	err = inParallel(renewingFlows, 16, func(i int) error {
-		wallet := wallets[i%len(wallets)]
-		edr, err := g.StartFlow(ctx, rig.Flow{ID: fmt.Sprintf("flow-%d", i), Consumer: wallet.DID, Dataset: dataset, Backend: "http://" + b.backend.small})
+	// Consumers renew tokens that they have used: then the gateway knows them. Those of the second row were never used.
+	used := &side{name: "EDRgate, tokens used before", process: g.Process, address: g.Public, samples: map[string][]float64{}}
+	unused := &side{name: "EDRgate, tokens never used", process: g.Process, address: g.Public, samples: map[string][]float64{}}
+	flows := map[*side][]*rig.Renewing{}
+	for _, s := range []*side{used, unused} {
+		flows[s], err = b.renewingFlows(ctx, g, wallets, s == used)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if edr.Refresh == "" {
-			return fmt.Errorf("the EDR of flow %d cannot be renewed", i)
-		}
-		flows[i] = rig.NewRenewing(wallet, edr)
-		return nil
-	})
-	if err != nil {
-		return nil, err
 	}
-	s := &side{name: "EDRgate, 200 in parallel", process: g.Process, address: g.Public, samples: map[string][]float64{}}
 	var syncs []float64
-	rounds := max(1, b.rounds/2)
+	rounds := max(1, b.rounds/3)
 	for i := range rounds + 1 { // the first one fetches the DID documents, and does not count
 		b.progress("renewal: round %d of %d", i, rounds)
 		rate, err := rig.SyncRate(b.dir)
 		if err != nil {
 			return nil, err
 		}
-		err = b.renewalRound(ctx, s, flows)
-		if err != nil {
-			return nil, err
-		}
-		if i == 0 {
-			clear(s.samples)
-			continue
-		}
 		syncs = append(syncs, rate)
+		for _, s := range []*side{used, unused} {
+			err = b.renewalRound(ctx, s, flows[s])
+			if err != nil {
+				return nil, err
+			}
+			if i == 0 {
+				clear(s.samples)
+			}
+		}
 	}
-	rate, worst := rig.SpreadOf(s.samples[perSecond]), rig.SpreadOf(s.samples[slowest])
+	rate, worst := rig.SpreadOf(used.samples[perSecond]), rig.SpreadOf(used.samples[slowest])
 	return &rig.Table{
 		Title:    fmt.Sprintf("Renewals: %d flows of %d consumers, all renewed in parallel over HTTP, %d rounds of %d renewals", renewingFlows, consumers, rounds, renewingFlows*renewals),
 		Machine:  "gateway, consumers and DID host share all cores",
 		Measures: []string{perSecond, median, slowest, cpu, resident},
 		Chart:    perSecond,
-		Rows:     rowsOf([]*side{s}),
+		Rows:     rowsOf([]*side{used, unused}),
 		Ratios: []rig.Ratio{
-			rig.Judged(rig.Ratio{What: "÷ Tractus-X 0.12.1 at its best (730): req/s", Must: 4, Goal: 5, Spread: divided(rate, tractusXPerSecond)}),
-			rig.Judged(rig.Ratio{What: "÷ Tractus-X 0.12.1 at its best (2 s): p99 ms", Must: 1.0 / 5, Goal: 1.0 / 10, AtMost: true, Spread: divided(worst, tractusXSlowest)}),
+			rig.Judged(rig.Ratio{What: "tokens used before ÷ Tractus-X 0.12.1 at its best (730): req/s", Must: 4, Goal: 5, Spread: divided(rate, tractusXPerSecond)}),
+			rig.Judged(rig.Ratio{What: "tokens used before ÷ Tractus-X 0.12.1 at its best (2 s): p99 ms", Must: 1.0 / 5, Goal: 1.0 / 10, AtMost: true, Spread: divided(worst, tractusXSlowest)}),
 		},
 		Notes: []string{
 			"Tractus-X was measured on another day, on two cores: 470 to 730 renewals a second, p99 2 to 2.7 s.",
 			fmt.Sprintf("The disk made %s small writes a second durable before the rounds.", rig.SpreadOf(syncs)),
 		},
 	}, nil
+}
+
+// renewingFlows starts flows, and uses the token of each if that is wanted.
+func (b *benchmark) renewingFlows(ctx context.Context, g *rig.Gateway, wallets []*testkit.Wallet, use bool) ([]*rig.Renewing, error) {
+	flows := make([]*rig.Renewing, renewingFlows)
+	requests := make([][]byte, renewingFlows)
+	err := inParallel(renewingFlows, 16, func(i int) error {
+		wallet := wallets[i%len(wallets)]
+		edr, err := g.StartFlow(ctx, rig.Flow{
+			ID: fmt.Sprintf("flow-%t-%d", use, i), Consumer: wallet.DID, Dataset: dataset, Backend: "http://" + b.backend.small,
+		})
+		if err != nil {
+			return err
+		}
+		if edr.Refresh == "" {
+			return fmt.Errorf("the EDR of flow %d cannot be renewed", i)
+		}
+		flows[i], requests[i] = rig.NewRenewing(wallet, edr), get(g.Public, "/", "Bearer "+edr.Access)
+		return nil
+	})
+	if err != nil || !use {
+		return flows, err
+	}
+	l := &load{address: g.Public, connections: 4, requests: &rotation{all: requests}, duration: b.duration}
+	for sent := 0; sent < 2*renewingFlows; {
+		seen, err := l.run(ctx)
+		if err != nil {
+			return nil, err
+		}
+		sent += seen.count
+	}
+	return flows, nil
 }
 
 // bothCPUs are the cores of a gateway that is measured with both.
