@@ -248,11 +248,13 @@ func (a *App) open() error {
 			a.ran.Go(func() { running[i].edrs.run(ctx) })
 			p.edrs.Store(running[i].edrs)
 		}
-		p.service.Store(running[i].service)
 		p.warnOfLostKey(eng)
 	}
 	if eng.follows != nil {
 		eng.follows.begin(a.participants)
+	}
+	for i, p := range a.participants {
+		p.service.Store(running[i].service)
 	}
 	return nil
 }
@@ -273,6 +275,9 @@ func (a *App) Cleanup() error {
 		}
 		a.ran.Wait()
 		a.stopRun = nil
+		if a.engine.follows != nil {
+			a.engine.follows.end(a.participants)
+		}
 	}
 	closeIdle(a.calls)
 	a.closeResolver()

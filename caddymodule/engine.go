@@ -103,8 +103,13 @@ func (a *App) loadStore(ctx caddy.Context) (StoreOpener, error) {
 }
 
 // openEngine opens the store of a module. keep is how long endings are remembered where several gateways share it.
-func openEngine(opener StoreOpener, keep time.Duration, metrics *observer, logger *slog.Logger) (*engine, error) {
-	opened, err := opener.OpenStore(metrics, logger)
+func openEngine(opener StoreOpener, mayBeAway bool, keep time.Duration, metrics *observer, logger *slog.Logger) (*engine, error) {
+	open := opener.OpenStore
+	shared, ok := opener.(SharedStore)
+	if ok && mayBeAway {
+		open = shared.OpenAway
+	}
+	opened, err := open(metrics, logger)
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +117,6 @@ func openEngine(opener StoreOpener, keep time.Duration, metrics *observer, logge
 		key: storeName(opener), options: opener.StoreOptions(), store: opened, live: tokens.NewLive(),
 		signing: map[string]tokens.KeyID{},
 	}
-	shared, ok := opener.(SharedStore)
 	if !ok {
 		return e, nil
 	}
@@ -120,14 +124,22 @@ func openEngine(opener StoreOpener, keep time.Duration, metrics *observer, logge
 	if err != nil {
 		return nil, errors.Join(err, opened.Close())
 	}
+	e.store = e.follows.follower.Watched()
 	return e, nil
 }
 
 // acquireEngine takes a reference to the store. With an error there is none.
 func acquireEngine(opener StoreOpener, keep time.Duration, metrics *observer, logger *slog.Logger) (*engine, error) {
 	key := storeName(opener)
+	// A process that starts comes up without its shared store, and is not ready: its orchestrator waits for it, and what waits
+	// in its journal is in effect. A reload is refused instead, and the config that runs goes on.
+	first := true
+	engines.Range(func(any, any) bool {
+		first = false
+		return false
+	})
 	value, shared, err := engines.LoadOrNew(key, func() (caddy.Destructor, error) {
-		e, err := openEngine(opener, keep, metrics, logger)
+		e, err := openEngine(opener, first, keep, metrics, logger)
 		if err != nil {
 			return nil, err
 		}

@@ -118,6 +118,15 @@ func (g *liveGateway) config(app, servers object) []byte {
 // connections after the reload.
 func (g *liveGateway) load(app, servers object) {
 	g.t.Helper()
+	err := g.tryLoad(app, servers)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// tryLoad loads a config, or leaves the one before.
+func (g *liveGateway) tryLoad(app, servers object) error {
+	g.t.Helper()
 	g.loads++
 	sockets := map[string]string{}
 	config := string(g.config(app, servers))
@@ -127,9 +136,10 @@ func (g *liveGateway) load(app, servers object) {
 	}
 	err := caddy.Load([]byte(config), true)
 	if err != nil {
-		g.t.Fatal(err)
+		return err
 	}
 	g.sockets = sockets
+	return nil
 }
 
 // running returns the app of the running config.

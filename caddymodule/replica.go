@@ -24,6 +24,10 @@ import (
 type SharedStore interface {
 	StoreOpener
 
+	// OpenAway is OpenStore for a process that serves nothing yet: a store that cannot be reached is opened nevertheless, and
+	// every call of it fails until it can. What only an operator can mend is an error.
+	OpenAway(metrics StoreObserver, logger *slog.Logger) (store.Store, error)
+
 	// Replica returns how this gateway keeps in step with the others. It is called after Provision.
 	Replica() *ReplicaSettings
 }
@@ -115,16 +119,17 @@ type following struct {
 	follower *replica.Follower
 	stop     context.CancelFunc
 	ran      sync.WaitGroup
+	logger   *slog.Logger
 
 	started sync.Once
 	mu      sync.Mutex
-	serves  map[string]bool // participants of the configs that were ever opened
+	serves  map[string]int // configs that are open, by their participants
 }
 
 // follow puts into effect what the process before has left in the journal, and prepares to follow the store. Nothing is
 // served from memory until the first look at the log has succeeded.
 func follow(settings *ReplicaSettings, keep time.Duration, s store.Store, live *tokens.Live, metrics *observer, logger *slog.Logger) (*following, error) {
-	f := &following{serves: map[string]bool{}}
+	f := &following{serves: map[string]int{}, logger: logger}
 	var err error
 	f.journal, err = replica.OpenJournal(filepath.Join(settings.StateDir, "journal"), live.Recover)
 	if err != nil {
@@ -145,18 +150,40 @@ func follow(settings *ReplicaSettings, keep time.Duration, s store.Store, live *
 	return f, nil
 }
 
-// begin follows the store from now on, for the participants of a config too. Their services run.
+// firstLookWait is how long the first requests wait for the first look at the log, instead of being refused.
+const firstLookWait = time.Second
+
+// begin follows the store from now on, for the participants of a config too. Their services run. It returns when the log
+// was looked at once, or that takes too long.
 func (f *following) begin(participants []*participant) {
 	f.mu.Lock()
 	for _, p := range participants {
-		f.serves[p.name] = true
+		f.serves[p.name]++
 	}
 	f.mu.Unlock()
 	f.started.Do(func() {
 		ctx, cancel := context.WithCancel(context.Background())
 		f.stop = cancel
 		f.ran.Go(func() { f.follower.Run(ctx) })
+		wait := time.NewTimer(firstLookWait)
+		defer wait.Stop()
+		select {
+		case <-f.follower.Looked():
+		case <-wait.C:
+		}
 	})
+}
+
+// end notes that a config that has begun is closed: a participant that no other one has is not served any more.
+func (f *following) end(participants []*participant) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range participants {
+		f.serves[p.name]--
+		if f.serves[p.name] == 0 {
+			delete(f.serves, p.name)
+		}
+	}
 }
 
 // close ends it before the store is closed.
@@ -183,9 +210,10 @@ func (r *repeater) EndAgain(ctx context.Context, e store.Entry) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.serves[unserved.Participant] {
+	if r.serves[unserved.Participant] > 0 {
 		return err
 	}
+	r.logger.Warn("end of a flow is not repeated in the restored store, since its participant is not configured any more", "flow", e.ID)
 	return nil
 }
 

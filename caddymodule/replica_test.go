@@ -17,6 +17,7 @@ import (
 	"github.com/edrgate/edrgate/internal/testkit"
 	"github.com/edrgate/edrgate/store"
 	"github.com/edrgate/edrgate/store/memory"
+	"github.com/edrgate/edrgate/tokens"
 )
 
 func init() { caddy.RegisterModule(remoteStore{}) }
@@ -37,7 +38,15 @@ func (r *remoteStore) StoreKey() string              { return r.Server }
 func (r *remoteStore) StoreOptions() string          { return r.options() }
 func (r *remoteStore) Replica() *ReplicaSettings     { return &r.ReplicaSettings }
 
-func (r *remoteStore) OpenStore(StoreObserver, *slog.Logger) (store.Store, error) {
+func (r *remoteStore) OpenStore(metrics StoreObserver, logger *slog.Logger) (store.Store, error) {
+	opened, err := r.OpenAway(metrics, logger)
+	if err != nil {
+		return nil, err
+	}
+	return opened, opened.Health(context.Background())
+}
+
+func (r *remoteStore) OpenAway(StoreObserver, *slog.Logger) (store.Store, error) {
 	server, ok := servers.Load(r.Server)
 	if !ok {
 		return nil, errors.New("no such server")
@@ -52,6 +61,7 @@ type dbServer struct {
 	mu    sync.Mutex
 	store store.Store
 	cut   bool
+	slow  time.Duration // of a look at the log
 }
 
 func newServer(t *testing.T) *dbServer {
@@ -123,6 +133,14 @@ func (c *connection) Tail(ctx context.Context, after uint64, limit int) ([]store
 	s, err := c.reach()
 	if err != nil {
 		return nil, err
+	}
+	c.mu.Lock()
+	slow := c.slow
+	c.mu.Unlock()
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-time.After(slow): // as the way to a server takes
 	}
 	return s.Tail(ctx, after, limit)
 }
@@ -237,6 +255,66 @@ func TestGatewayCutOffFromItsStore(t *testing.T) {
 		return strings.Contains(g.admin("GET", "/edrgate/flows/ended", "").body, `"state":"TERMINATED"`) &&
 			strings.Contains(g.logged(), "ending recorded")
 	})
+}
+
+// A gateway that starts takes its first requests when it has seen the log, and does not refuse them.
+func TestFirstRequestsWaitForTheFirstLook(t *testing.T) {
+	server := newServer(t)
+	g := newLiveGateway(t)
+	g.load(g.remoteApp(nil), g.servers())
+	token := g.start("flow-1", newConsumer(t)).access
+	err := caddy.Stop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.set(func(s *dbServer) { s.slow = 50 * time.Millisecond })
+	g.load(g.remoteApp(nil), g.servers())
+	if answer := g.get(token); answer.status != http.StatusOK {
+		t.Errorf("%d %s", answer.status, answer.body)
+	}
+}
+
+// A reload to a store that cannot be reached is refused, and the config that runs goes on.
+func TestReloadToAStoreThatIsAway(t *testing.T) {
+	newServer(t)
+	away := &dbServer{store: memory.New(time.Now), cut: true}
+	servers.Store(t.Name()+" away", away)
+	t.Cleanup(func() { servers.Delete(t.Name() + " away") })
+	g := newLiveGateway(t)
+	g.load(g.remoteApp(nil), g.servers())
+	token := g.start("flow-1", newConsumer(t)).access
+	g.becomes(token, http.StatusOK)
+	err := g.tryLoad(g.remoteApp(object{"server": t.Name() + " away", "state_dir": g.path("away")}), g.servers())
+	if err == nil {
+		t.Error("loaded")
+	}
+	if answer := g.get(token); answer.status != http.StatusOK {
+		t.Errorf("the config that ran does not go on: %d %s", answer.status, answer.body)
+	}
+}
+
+// The endings of a participant that a reload has taken away do not hold up the others for ever.
+func TestRestoredStoreWithoutAParticipant(t *testing.T) {
+	f := &following{serves: map[string]int{}, logger: slog.New(slog.DiscardHandler)}
+	f.started.Do(func() {}) // nothing to follow
+	both := []*participant{{name: "gone"}, {name: "kept"}}
+	r := &repeater{following: f, live: tokens.NewLive()}
+	ending := func(name string) error {
+		return r.EndAgain(t.Context(), store.Entry{Kind: "flow", ID: name + "/flow-1", Event: "TERMINATED"})
+	}
+	f.begin(both)
+	f.begin(both[1:])
+	if ending("gone") == nil {
+		t.Error("passed over although its service is about to begin")
+	}
+	f.end(both)
+	err := ending("gone")
+	if err != nil {
+		t.Errorf("nothing is ever served again: %v", err)
+	}
+	if ending("kept") == nil {
+		t.Error("passed over although its service is about to begin")
+	}
 }
 
 func TestStalePolicyServesOn(t *testing.T) {

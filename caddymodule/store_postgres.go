@@ -146,7 +146,18 @@ func (p *PostgresStore) Replica() *ReplicaSettings { return &p.ReplicaSettings }
 
 // OpenStore implements StoreOpener.
 func (p *PostgresStore) OpenStore(metrics StoreObserver, logger *slog.Logger) (store.Store, error) {
-	o := postgres.Options{DSN: p.dsn, Schema: p.Schema, MaxConnections: p.MaxConnections, Logger: logger, Observer: metrics}
+	return p.openStore(false, metrics, logger)
+}
+
+// OpenAway implements SharedStore.
+func (p *PostgresStore) OpenAway(metrics StoreObserver, logger *slog.Logger) (store.Store, error) {
+	return p.openStore(true, metrics, logger)
+}
+
+func (p *PostgresStore) openStore(mayBeAway bool, metrics StoreObserver, logger *slog.Logger) (store.Store, error) {
+	o := postgres.Options{
+		DSN: p.dsn, Schema: p.Schema, MaxConnections: p.MaxConnections, MayBeAway: mayBeAway, Logger: logger, Observer: metrics,
+	}
 	if p.Password != "" {
 		o.Password = func() (string, error) { return databasePassword(p.Password) }
 	}

@@ -74,7 +74,7 @@ const (
 	backendHeaderBytes           = 64 << 10
 	backendIdleTimeout           = 90 * time.Second
 	backendIdleConns             = 1024
-	backendIdleConnsPerHost      = 64
+	backendIdleConnsPerHost      = 256
 )
 
 func newFlowTransport(backends *backendList, s transportSettings, headers map[string]bool, flatten bool, observer dataObserver) (*flowTransport, error) {

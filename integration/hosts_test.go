@@ -57,7 +57,7 @@ func TestBackendsInTroubleAreNoRefusal(t *testing.T) {
 	for _, h := range hosts {
 		backends += " " + strings.TrimPrefix(h.URL, "http://")
 	}
-	g := startGateway(t, config{site: fmt.Sprintf("edr_proxy {\nbackends %s\nresponse_header_timeout 1s\n}", backends)})
+	g := startGateway(t, config{site: fmt.Sprintf("edr_proxy {\nbackends %s\nresponse_header_timeout 3s\n}", backends)})
 	get := func(name, backend string) (int, string) {
 		f := newTerms(name, wallets.wallet("consumer").DID)
 		f.backend = backend

@@ -227,13 +227,12 @@ func TestPostgresAway(t *testing.T) {
 	}
 	p.start(g, newTerms("weather", known.wallet.DID)).want(t, http.StatusServiceUnavailable)
 	wantData(t, g, "/berlin", known.edr.access, "data of weather")
-	testkit.Eventually(t, "the gateway is not ready, once it may serve nothing from memory", func() bool {
-		return readiness(t, g) == http.StatusServiceUnavailable
-	})
 	g.reload() // the open store is kept
 	if g.scrape().value("edrgate_store_errors_total") == 0 {
 		t.Error("no error of the store was counted")
 	}
+
+	testkit.Eventually(t, "what is known is too old", func() bool { return readiness(t, g) == http.StatusServiceUnavailable })
 
 	err = d.Run(context.Background())
 	if err != nil {
@@ -248,6 +247,44 @@ func TestPostgresAway(t *testing.T) {
 	}
 	scraped.wantCount(g, 16, "edrgate_store_connections", "state", "limit")
 	g.canaries.check(t, "the database", d.data(t))
+}
+
+// A gateway that is started while the database is away comes up and is not ready: its orchestrator waits for it.
+func TestPostgresStartsBeforeTheDatabase(t *testing.T) {
+	d := newDatabase(t)
+	hosts, weather := newDIDHost(t), newBackend(t, "weather")
+	g := d.gateway(t, config{app: "token_ttl 1h", site: serves("weather", weather)})
+	d.migrate(t, g)
+	g.start()
+	p := planes[0]
+	known, ended := newParty(g, p, hosts, "consumer", "weather"), newParty(g, p, hosts, "another", "weather")
+	g.stop()
+	err := d.Halt()
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	g.start()
+	status := func(path string) int {
+		request, err := http.NewRequest(http.MethodGet, "http://"+g.health+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return send(t, g.client, request).status
+	}
+	if live, ready := status("/live"), status("/ready"); live != http.StatusOK || ready != http.StatusServiceUnavailable {
+		t.Errorf("live %d, ready %d", live, ready)
+	}
+	g.get("/berlin", known.edr.access).want(t, http.StatusServiceUnavailable)
+	p.terminate(g, ended.terms.flow).want(t, p.done())
+
+	err = d.Run(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, "the gateway is ready", func() bool { return status("/ready") == http.StatusOK })
+	wantData(t, g, "/berlin", known.edr.access, "data of weather")
+	testkit.Eventually(t, "the end is recorded", func() bool { return showFlow(g, ended.terms.flow).State == "TERMINATED" })
 }
 
 // The database's disk is full: nothing is created or renewed, but endings are in effect and acknowledged, from the gateway's

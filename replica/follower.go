@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,12 +33,13 @@ type Memory interface {
 	// Restored says whether the store has lost writes and no operator has accepted that yet.
 	Restored(pending bool)
 
-	// Ended reports whether an entry of the log is the end of a record, which nothing may undo.
-	Ended(e store.Entry) bool
+	// Closes reports whether a record opens nothing after an entry of the log: it was ended or suspended.
+	Closes(e store.Entry) bool
 }
 
-// Repeater ends a record once more, in a store that has lost that it had ended.
+// Repeater ends or suspends a record once more, in a store that has lost that it was.
 type Repeater interface {
+	// EndAgain may be called by several goroutines at once.
 	EndAgain(ctx context.Context, e store.Entry) error
 }
 
@@ -73,6 +75,11 @@ type Follower struct {
 	state *state
 	began atomic.Pointer[time.Time] // of the newest complete look
 	own   canary
+
+	looked   chan struct{} // closed when the first look has ended
+	written  written
+	suspects bool   // lost writes were noticed, and what follows from that is not done yet
+	marked   uint64 // version of the mark of a restored store that this process has written last
 }
 
 // New opens the local state of a follower, and tells the memory what is known from there. Until the first look at the
@@ -95,7 +102,7 @@ func New(c Config) (*Follower, error) {
 		return nil, err
 	}
 	c.Memory.Fresh(time.Time{})
-	return &Follower{c: c, state: s, own: newCanary()}, nil
+	return &Follower{c: c, state: s, own: newCanary(), looked: make(chan struct{}), written: written{notes: map[writtenKey]*note{}}}, nil
 }
 
 func setDefault(field *time.Duration, value time.Duration) {
@@ -121,6 +128,7 @@ func (f *Follower) Run(ctx context.Context) {
 	next := time.NewTimer(0)
 	defer next.Stop()
 	trouble := false
+	first := sync.OnceFunc(func() { close(f.looked) })
 	for {
 		select {
 		case <-ctx.Done():
@@ -129,6 +137,7 @@ func (f *Follower) Run(ctx context.Context) {
 		case <-next.C:
 		}
 		err := f.Look(ctx)
+		first()
 		if err != nil && ctx.Err() == nil {
 			f.c.Observer.FollowError("tail")
 			if !trouble {
@@ -143,6 +152,9 @@ func (f *Follower) Run(ctx context.Context) {
 		next.Reset(f.c.Poll)
 	}
 }
+
+// Looked is closed when Run's first look has ended, whether or not it succeeded.
+func (f *Follower) Looked() <-chan struct{} { return f.looked }
 
 // report tells the age of the newest complete look.
 func (f *Follower) report() {
@@ -159,19 +171,38 @@ func (f *Follower) Look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	due := f.written.due()
 	for {
-		more, err := f.read(ctx)
+		err := f.readAll(ctx)
 		if err != nil {
 			return err
 		}
-		if !more {
+		if !f.written.misses(due) {
 			break
 		}
+		err = f.restored(ctx)
+		if err != nil {
+			return err
+		}
+	}
+	err = f.relax(ctx)
+	if err != nil {
+		return err
 	}
 	f.c.Memory.Fresh(began.Add(f.c.MaxStaleness))
 	f.began.Store(&began)
 	f.save()
 	return nil
+}
+
+// readAll reads the log from the position to its end.
+func (f *Follower) readAll(ctx context.Context) error {
+	for {
+		more, err := f.read(ctx)
+		if err != nil || !more {
+			return err
+		}
+	}
 }
 
 // begin finds out where to begin, on the first look: where the process before has stopped, else at the end of the log.
@@ -186,6 +217,7 @@ func (f *Follower) begin(ctx context.Context) error {
 			return err
 		}
 		f.state.at(last)
+		f.written.clear()
 	}
 	pending, err := f.pending(ctx)
 	if err != nil {
@@ -212,11 +244,14 @@ func (f *Follower) read(ctx context.Context) (bool, error) {
 	full := len(entries) == store.MaxPage
 	switch {
 	case last.Seq == 0:
+		if trimmed {
+			f.passOver()
+		}
 	case len(entries) > 0 && entries[0].Seq == last.Seq && same(entries[0], last):
 		entries = entries[1:]
 	case trimmed && len(entries) > 0 && entries[0].Seq > last.Seq:
 		if entries[0].Seq > last.Seq+1 {
-			f.c.Memory.Reread()
+			f.passOver()
 		}
 	default:
 		return true, f.restored(ctx)
@@ -225,6 +260,12 @@ func (f *Follower) read(ctx context.Context) (bool, error) {
 		f.take(e)
 	}
 	return full, nil
+}
+
+// passOver goes on where entries are missing that nobody keeps any more.
+func (f *Follower) passOver() {
+	f.written.clear()
+	f.c.Memory.Reread()
 }
 
 // tail reads the log with a bounded wait. With store.ErrTrimmed the entries are valid.
@@ -241,17 +282,30 @@ func (f *Follower) tail(ctx context.Context, after uint64, limit int) ([]store.E
 // take hands on one entry.
 func (f *Follower) take(e store.Entry) {
 	f.state.at(e)
+	f.written.see(e)
 	switch e.Kind {
 	case restoreKind:
+		if e.Event == restorePending && e.Version != f.marked {
+			// Another gateway has noticed it. States that were read here directly, and not in the log, may be of lost writes: they
+			// have versions that the store will give again.
+			f.c.Memory.Reread()
+		}
 		f.hold(e.Event == restorePending)
 	case canaryKind:
 		f.seen(e)
 	default:
 		f.c.Memory.Changed(e)
-		if f.c.Memory.Ended(e) {
-			f.state.remember(e, f.c.Now().Add(-f.c.Keep))
-		}
+		f.keep(e)
 	}
+}
+
+// keep remembers what must be repeated in a restored store, and forgets it when the record is open again.
+func (f *Follower) keep(e store.Entry) {
+	if f.c.Memory.Closes(e) {
+		f.state.remember(e, f.c.Now().Add(-f.c.Keep))
+		return
+	}
+	f.state.forget(e)
 }
 
 // end returns the newest entry of the log; the zero entry if there is none. The contract of the log has no question for
@@ -312,5 +366,5 @@ func (f *Follower) save() {
 
 // same reports whether two entries of the same sequence are one.
 func same(a, b store.Entry) bool {
-	return a.Seq == b.Seq && a.Kind == b.Kind && a.ID == b.ID && a.Version == b.Version && a.Event == b.Event
+	return a.Seq == b.Seq && a.Kind == b.Kind && a.ID == b.ID && a.Version == b.Version && a.Event == b.Event && a.At.Equal(b.At)
 }

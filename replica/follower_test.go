@@ -54,7 +54,7 @@ func (p *process) Restored(pending bool) {
 	p.restored = pending
 }
 
-func (p *process) Ended(e store.Entry) bool { return e.Event == "TERMINATED" }
+func (p *process) Closes(e store.Entry) bool { return e.Event == "TERMINATED" }
 
 func (p *process) EndAgain(_ context.Context, e store.Entry) error {
 	p.mu.Lock()

@@ -23,6 +23,7 @@ const maxJournalEntry = 16 << 10
 
 const (
 	journalFile     = "endings.journal"
+	journalNewFile  = "endings.journal.new"
 	journalLockFile = "journal.lock"
 )
 
@@ -33,11 +34,13 @@ var ErrJournalFull = errors.New("the journal of endings is full")
 // returns. The file holds entries one behind the other, each with its length and a checksum, up to the first that does
 // not verify: what a crash has cut short was never acknowledged. All methods may be called by many goroutines at once.
 type Journal struct {
+	dir  string
 	lock *flock.Flock
 
 	mu   sync.Mutex
 	file *os.File
 	end  int64  // where the next entry goes
+	held int    // entries before it
 	made uint64 // changes of end so far
 }
 
@@ -55,7 +58,7 @@ func OpenJournal(dir string, read func(entry json.RawMessage) error) (*Journal, 
 	if !ok {
 		return nil, fmt.Errorf("directory %s is used by another gateway: each needs its own", dir)
 	}
-	j := &Journal{lock: lock}
+	j := &Journal{dir: dir, lock: lock}
 	err = j.open(filepath.Join(dir, journalFile), read)
 	if err != nil {
 		if j.file != nil {
@@ -70,6 +73,9 @@ func (j *Journal) open(path string, read func(json.RawMessage) error) error {
 	info, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) || err == nil && info.Size() < journalBytes {
 		err = extendJournal(path)
+		if err == nil {
+			err = syncDir(j.dir) // or the file itself could be gone after a crash, with what was acknowledged
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("journal of endings: %w", err)
@@ -91,7 +97,16 @@ func (j *Journal) open(path string, read func(json.RawMessage) error) error {
 			return fmt.Errorf("journal of endings: %w", err)
 		}
 		j.end += journalHead + int64(len(entry))
+		j.held++
 	}
+}
+
+func syncDir(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // extendJournal writes zeros up to the file's full size: it makes the file, or goes on where a crash has stopped that.
@@ -146,10 +161,7 @@ func (j *Journal) Append(entry json.RawMessage) error {
 		return fmt.Errorf("an entry of the journal has 1 to %d bytes", maxJournalEntry)
 	}
 	// The head of the entry behind is written as zero, or what an earlier use of the file has left there could be read.
-	block := make([]byte, journalHead+len(entry)+journalHead)
-	binary.BigEndian.PutUint32(block, uint32(len(entry)))
-	binary.BigEndian.PutUint32(block[4:], crc32.Checksum(entry, castagnoli))
-	copy(block[journalHead:], entry)
+	block := append(framed(entry), make([]byte, journalHead)...)
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.end+int64(len(block)) > journalBytes {
@@ -163,11 +175,27 @@ func (j *Journal) Append(entry json.RawMessage) error {
 		return fmt.Errorf("writing the journal of endings: %w", err)
 	}
 	j.end += journalHead + int64(len(entry))
+	j.held++
 	j.made++
 	return nil
 }
 
-// Mark names the present content of the journal, for Discard.
+// framed is an entry as it stands in the file.
+func framed(entry json.RawMessage) []byte {
+	block := make([]byte, journalHead, journalHead+len(entry)+journalHead)
+	binary.BigEndian.PutUint32(block, uint32(len(entry)))
+	binary.BigEndian.PutUint32(block[4:], crc32.Checksum(entry, castagnoli))
+	return append(block, entry...)
+}
+
+// Len returns how many entries the journal holds.
+func (j *Journal) Len() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.held
+}
+
+// Mark names the present content of the journal, for Discard and Keep.
 func (j *Journal) Mark() uint64 {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -188,9 +216,57 @@ func (j *Journal) Discard(mark uint64) error {
 	if err != nil {
 		return fmt.Errorf("emptying the journal of endings: %w", err)
 	}
-	j.end = 0
+	j.end, j.held = 0, 0
 	j.made++
 	return nil
+}
+
+// Keep replaces what the journal holds by these entries, if nothing was appended since the mark: the others have got to the
+// store. It is done in one step, in a new file that takes the old one's place.
+func (j *Journal) Keep(mark uint64, entries []json.RawMessage) error {
+	var all []byte
+	for _, entry := range entries {
+		all = append(all, framed(entry)...)
+	}
+	if len(all)+journalHead > journalBytes {
+		return ErrJournalFull
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.made != mark {
+		return nil
+	}
+	file, err := j.replace(all)
+	if err != nil {
+		return fmt.Errorf("writing the journal of endings anew: %w", err)
+	}
+	old := j.file
+	j.file, j.end, j.held = file, int64(len(all)), len(entries)
+	j.made++
+	return old.Close()
+}
+
+// replace makes a new file in the place of the old one, and returns it open.
+func (j *Journal) replace(content []byte) (*os.File, error) {
+	path := filepath.Join(j.dir, journalNewFile)
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	_, err = file.Write(append(content, make([]byte, journalBytes-len(content))...))
+	if err == nil {
+		err = file.Sync()
+	}
+	if err == nil {
+		err = os.Rename(path, filepath.Join(j.dir, journalFile))
+	}
+	if err == nil {
+		err = syncDir(j.dir)
+	}
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
 }
 
 // Empty reports whether nothing waits in the journal.

@@ -166,3 +166,35 @@ func TestUnreadableEntryIsAnError(t *testing.T) {
 		t.Fatal(entries)
 	}
 }
+
+// Keep replaces the content in one step, and only that which the mark names.
+func TestJournalKeep(t *testing.T) {
+	dir := t.TempDir()
+	j, _ := openJournal(t, dir)
+	appendTo(t, j, `"a"`, `"b"`, `"c"`)
+	mark := j.Mark()
+	appendTo(t, j, `"d"`)
+	err := j.Keep(mark, nil)
+	if err != nil || j.Len() != 4 {
+		t.Fatalf("%v, %d entries: one came since", err, j.Len())
+	}
+	err = j.Keep(j.Mark(), []json.RawMessage{[]byte(`"b"`), []byte(`"d"`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	appendTo(t, j, `"e"`)
+	closeJournal(t, j)
+	j, entries := openJournal(t, dir)
+	defer closeJournal(t, j)
+	if !slices.Equal(entries, []string{`"b"`, `"d"`, `"e"`}) || j.Len() != 3 {
+		t.Errorf("%v, %d entries", entries, j.Len())
+	}
+	err = j.Keep(j.Mark(), make([]json.RawMessage, journalBytes/journalHead))
+	if !errors.Is(err, ErrJournalFull) {
+		t.Errorf("%v, want %v", err, ErrJournalFull)
+	}
+	err = j.Discard(j.Mark())
+	if err != nil || !j.Empty() || j.Len() != 0 {
+		t.Errorf("%v, %d entries", err, j.Len())
+	}
+}

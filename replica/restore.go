@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/edrgate/edrgate/store"
 )
 
@@ -23,26 +25,81 @@ const (
 func (f *Follower) restored(ctx context.Context) error {
 	f.c.Memory.Fresh(time.Time{})
 	f.hold(true)
-	f.c.Logger.Error("the store has lost writes: renewals wait until an operator accepts that it was restored",
-		"seen", f.state.last.Seq, "endings", f.state.len())
+	f.state.trim(f.c.Now().Add(-f.c.Keep))
+	for _, n := range f.written.due() {
+		f.keep(n.entry) // acknowledged here, and perhaps lost before any look
+	}
+	if !f.suspects {
+		f.c.Logger.Error("the store has lost writes: renewals wait until an operator accepts that it was restored",
+			"seen", f.state.last.Seq, "endings", f.state.len())
+		f.marked = 0
+	}
+	f.suspects = true
 	last, err := f.end(ctx) // what is written from here on is read afterwards
 	if err != nil {
 		return err
 	}
-	err = f.mark(ctx, restorePending)
+	if f.marked == 0 {
+		f.marked, err = f.mark(ctx, restorePending)
+	}
 	if err != nil {
 		f.c.Observer.FollowError("restore")
 		return fmt.Errorf("marking the restored store: %w", err)
 	}
-	for _, e := range f.state.endings() {
-		err := f.c.Repeater.EndAgain(ctx, e)
-		if err != nil {
-			f.c.Observer.FollowError("restore")
-			return fmt.Errorf("ending record %s again: %w", e.ID, err)
-		}
+	err = f.endAgain(ctx)
+	if err != nil {
+		f.c.Observer.FollowError("restore")
+		return err
 	}
+	// An operator may have accepted while some were still ended, in an entry that is passed over.
+	pending, err := f.pending(ctx)
+	if err != nil {
+		return err
+	}
+	f.hold(pending)
+	f.written.clear()
 	f.c.Memory.Reread()
 	f.state.at(last)
+	f.suspects = false
+	return nil
+}
+
+// repeatsAtOnce is how many records are ended at the same time: data waits for the last of tens of thousands.
+const repeatsAtOnce = 8
+
+// endAgain repeats what is remembered. Of each record that is the newest change only, so their order is of no account.
+func (f *Follower) endAgain(ctx context.Context) error {
+	repeating, ctx := errgroup.WithContext(ctx)
+	repeating.SetLimit(repeatsAtOnce)
+	for _, e := range f.state.endings() {
+		repeating.Go(func() error {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			err := f.c.Repeater.EndAgain(ctx, e)
+			if err != nil {
+				return fmt.Errorf("ending record %s again: %w", e.ID, err)
+			}
+			return nil
+		})
+	}
+	return repeating.Wait()
+}
+
+// relax ends a suspicion that was none: what was read last was another database for a while, such as a primary that had
+// been replaced.
+func (f *Follower) relax(ctx context.Context) error {
+	if !f.suspects {
+		return nil
+	}
+	pending, err := f.pending(ctx)
+	if err != nil {
+		return err
+	}
+	f.hold(pending)
+	f.suspects = false
+	f.c.Memory.Reread()
+	f.c.Logger.Warn("the store has the writes again that it seemed to have lost")
 	return nil
 }
 
@@ -66,8 +123,8 @@ func (f *Follower) pending(ctx context.Context) (bool, error) {
 	return string(r.Data) == restorePending, nil
 }
 
-// mark writes the record, and an entry of the log from which the other gateways learn of it.
-func (f *Follower) mark(ctx context.Context, as string) error {
+// mark writes the record, and an entry of the log from which the other gateways learn of it, and returns the record's version.
+func (f *Follower) mark(ctx context.Context, as string) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*tailTimeout)
 	defer cancel()
 	return markRestore(ctx, f.c.Store, as)
@@ -83,24 +140,22 @@ func Accept(ctx context.Context, s store.Store) (bool, error) {
 	if err != nil || string(r.Data) != restorePending {
 		return false, err
 	}
-	return true, markRestore(ctx, s, restoreDone)
+	_, err = markRestore(ctx, s, restoreDone)
+	return true, err
 }
 
-func markRestore(ctx context.Context, s store.Store, as string) error {
+func markRestore(ctx context.Context, s store.Store, as string) (uint64, error) {
 	for {
-		_, err := s.Update(ctx, restoreKind, restoreID, func(old store.Record) (store.Edit, error) {
-			if string(old.Data) == as {
-				return store.Edit{}, store.ErrKeep
-			}
+		r, err := s.Update(ctx, restoreKind, restoreID, func(store.Record) (store.Edit, error) {
 			return store.Edit{Data: []byte(as), Event: as}, nil
 		})
 		if !errors.Is(err, store.ErrNotFound) {
-			return err
+			return r.Version, err
 		}
 		// A creation has no entry in the log, so the record is made first and marked then.
 		_, err = s.Create(ctx, store.Record{Kind: restoreKind, ID: restoreID})
 		if err != nil && !errors.Is(err, store.ErrExists) {
-			return err
+			return 0, err
 		}
 	}
 }

@@ -42,8 +42,8 @@ type state struct {
 	saved store.Entry // as in the file
 	at0   time.Time   // when the position was last written
 
-	remembered []store.Entry          // endings, oldest first
-	index      map[string]store.Entry // the same, by record
+	remembered []store.Entry          // endings, oldest first, also those that a newer one of the same record has replaced
+	index      map[string]store.Entry // the newest of each record
 	file       *os.File               // appended to
 	lines      int                    // of the file
 }
@@ -66,6 +66,9 @@ func openState(dir string) (*state, error) {
 	if err == nil {
 		s.file, err = os.OpenFile(filepath.Join(dir, endingsFile), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	}
+	if err == nil {
+		_, err = s.file.WriteString("\n") // what a crash has cut short must not take the next line with it
+	}
 	if err != nil {
 		return nil, errors.Join(err, s.lock.Unlock())
 	}
@@ -79,6 +82,9 @@ func (s *state) readPosition() error {
 	}
 	if err != nil {
 		return fmt.Errorf("reading the local state: %w", err)
+	}
+	if len(bytes.Trim(data, "\x00")) == 0 {
+		return nil // what some file systems leave of a file that was new when the machine crashed
 	}
 	var last store.Entry
 	err = json.Unmarshal(data, &last)
@@ -105,7 +111,11 @@ func (s *state) readEndings() error {
 	for lines.Scan() {
 		s.lines++
 		var e store.Entry
-		if json.Unmarshal(lines.Bytes(), &e) == nil && e.Kind != "" && e.ID != "" {
+		switch {
+		case json.Unmarshal(bytes.Trim(lines.Bytes(), "\x00"), &e) != nil || e.Kind == "" || e.ID == "":
+		case e.Event == "":
+			delete(s.index, recordOf(e))
+		default:
 			s.add(e)
 		}
 	}
@@ -123,6 +133,22 @@ func (s *state) remember(e store.Entry, since time.Time) {
 	}
 	s.add(e)
 	s.trim(since)
+	s.append(e)
+}
+
+// forget drops what is remembered of a record.
+func (s *state) forget(e store.Entry) {
+	_, known := s.index[recordOf(e)]
+	if !known {
+		return
+	}
+	delete(s.index, recordOf(e))
+	e.Event = ""
+	s.append(e)
+}
+
+// append writes a line. One without an event says that what stands before of its record is forgotten.
+func (s *state) append(e store.Entry) {
 	line, err := json.Marshal(e)
 	if err != nil {
 		return // an entry of plain fields
@@ -136,12 +162,15 @@ func (s *state) remember(e store.Entry, since time.Time) {
 func (s *state) add(e store.Entry) {
 	s.remembered = append(s.remembered, e)
 	s.index[recordOf(e)] = e
+	if len(s.remembered) > 2*max(len(s.index), 1024) {
+		s.remembered = s.endings()
+	}
 }
 
 // trim forgets what is too much or before since.
 func (s *state) trim(since time.Time) {
 	n := 0
-	for n < len(s.remembered) && (len(s.remembered)-n > maxEndings || s.remembered[n].At.Before(since)) {
+	for n < len(s.remembered) && (len(s.index) > maxEndings || s.remembered[n].At.Before(since)) {
 		old := s.remembered[n]
 		if same(s.index[recordOf(old)], old) {
 			delete(s.index, recordOf(old))
@@ -151,10 +180,18 @@ func (s *state) trim(since time.Time) {
 	s.remembered = s.remembered[n:]
 }
 
-// endings returns what is remembered, oldest first.
-func (s *state) endings() []store.Entry { return append([]store.Entry(nil), s.remembered...) }
+// endings returns what is remembered, oldest first: of each record the newest.
+func (s *state) endings() []store.Entry {
+	var list []store.Entry
+	for _, e := range s.remembered {
+		if newest, ok := s.index[recordOf(e)]; ok && same(newest, e) {
+			list = append(list, e)
+		}
+	}
+	return list
+}
 
-func (s *state) len() int { return len(s.remembered) }
+func (s *state) len() int { return len(s.index) }
 
 func recordOf(e store.Entry) string { return e.Kind + "\x00" + e.ID }
 
@@ -188,6 +225,7 @@ func (s *state) write() error {
 func (s *state) compact() error {
 	var all bytes.Buffer
 	out := json.NewEncoder(&all)
+	s.remembered = s.endings()
 	for _, e := range s.remembered {
 		err := out.Encode(e)
 		if err != nil {

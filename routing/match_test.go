@@ -304,7 +304,7 @@ func TestRouteAllocations(t *testing.T) {
 			t.Errorf("%q, %v", got, err)
 		}
 	})
-	if allocs > 3 {
-		t.Errorf("%v allocations, want at most 3", allocs)
+	if allocs > 4 { // 3, and one of the race detector
+		t.Errorf("%v allocations, want at most 4", allocs)
 	}
 }

@@ -121,6 +121,7 @@ type Flow struct {
 
 	Created time.Time `json:"created,omitzero"`
 	Changed time.Time `json:"changed,omitzero"` // last change of state
+	Opened  time.Time `json:"opened,omitzero"`  // last resume, also of a flow that was open, where gateways share the store
 	Renewed time.Time `json:"renewed,omitzero"` // last rotation
 	Used    time.Time `json:"used,omitzero"`    // first data request or renewal; written once
 
@@ -155,28 +156,31 @@ func flowKey(participant, id string) string { return participant + "/" + id }
 
 const flowKind = "flow"
 
+// errUndecodable is wrapped by the error for a record that nobody can read. It opens nothing.
+var errUndecodable = errors.New("decoding flow record")
+
 // decodeFlow reads a record. One that is not whole, or not the one that was asked for, says nothing about any flow: the
 // caller answers that it cannot tell, and never by what is left of it.
 func decodeFlow(record store.Record) (*Flow, error) {
 	f := new(Flow)
 	err := json.Unmarshal(record.Data, f)
 	if err != nil {
-		return nil, fmt.Errorf("decoding flow record: %w", err)
+		return nil, fmt.Errorf("%w: %w", errUndecodable, err)
 	}
 	if f.key() != record.ID {
-		return nil, errors.New("flow record is damaged: it is of another flow")
+		return nil, fmt.Errorf("%w: it is damaged: it is of another flow", errUndecodable)
 	}
 	if !knownStates[f.State] {
-		return nil, errors.New("flow record is damaged: its state is none")
+		return nil, fmt.Errorf("%w: it is damaged: its state is none", errUndecodable)
 	}
 	if f.State.Ended() {
 		return f, nil // a tombstone has no more
 	}
 	if f.Dialect != DPS && f.Dialect != Classic {
-		return nil, errors.New("flow record is damaged: its dialect is none")
+		return nil, fmt.Errorf("%w: it is damaged: its dialect is none", errUndecodable)
 	}
 	if len(f.Salt) != saltBytes { // every refresh token of the flow would be refused for good
-		return nil, errors.New("flow record is damaged: its salt is none")
+		return nil, fmt.Errorf("%w: it is damaged: its salt is none", errUndecodable)
 	}
 	return f, nil
 }

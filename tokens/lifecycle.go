@@ -74,7 +74,7 @@ func (s *Service) end(ctx context.Context, caller Caller, m Message, op operatio
 	if !ValidFlowID(m.ProcessID) {
 		return Ending{}, refuse(CodeInvalid, `flow id must have 1 to %d printable characters and no "/"`, MaxFlowIDBytes)
 	}
-	p := &pin{caller: caller, op: op, message: m, at: s.c.Now().UTC().Truncate(time.Second)}
+	p := &pin{caller: caller, op: op, message: m, at: s.c.Now().UTC()}
 	if op.state.Ended() {
 		// Whatever the record says, the flow is over. A suspension waits for the record, which tells a late repeat.
 		s.hold(p, false)
@@ -91,7 +91,26 @@ func (s *Service) end(ctx context.Context, caller Caller, m Message, op operatio
 		s.c.Observer.Event(EventPinned)
 		s.c.Logger.Error("flow ended in memory only, since the store did not record it", "flow", m.ProcessID, "operation", op.name, "error", err)
 	}
+	if outcome, ok := s.endsAlready(p); ok {
+		return Ending{Outcome: outcome}, nil
+	}
 	return Ending{}, unavailable(err, "%s of flow %s is not recorded", op.name, m.ProcessID)
+}
+
+// endsAlready reports what a request comes to that the store did not take, where an earlier ending by the same control plane
+// waits in the journal. Control planes repeat a message whose answer was lost, and take a refusal for final.
+func (s *Service) endsAlready(p *pin) (Outcome, bool) {
+	waits := s.c.Live.pinned(s.keyOf(p))
+	if waits == nil || waits == p || !waits.op.state.Ended() || !waits.op.own && waits.caller != p.caller {
+		return "", false
+	}
+	if !waits.journaled.Load() && !s.journal(waits) {
+		return "", false
+	}
+	if p.op.state == Suspended {
+		return OutOfState, true
+	}
+	return Journaled, true
 }
 
 // hold puts a pin into effect, and reports whether it is kept.
@@ -222,7 +241,7 @@ func (s *Service) endingOf(p *pin, f *Flow) Outcome {
 	used, seen := f.seen(p.message.MessageID)
 	lifted := p.refused && s.c.Live.pinned(f.key()) != p
 	// One that waited in a journal is overtaken by what was done at another gateway since.
-	overtaken := p.refused && f.Changed.After(p.at)
+	overtaken := p.refused && (f.Changed.After(p.at) || f.Opened.After(p.at))
 	if lifted || overtaken || seen && used == p.op.name {
 		return Already
 	}
@@ -277,8 +296,10 @@ func (s *Service) Resume(ctx context.Context, caller Caller, m Message) (*EDR, e
 
 func (s *Service) resume(ctx context.Context, caller Caller, m Message, op operation) (*EDR, error) {
 	var f *Flow
-	now := s.c.Now().UTC().Truncate(time.Second)
+	exact := s.c.Now().UTC()
+	now := exact.Truncate(time.Second)
 	changed := false
+	var lifted *pin // a suspension that waited to be recorded
 	record, err := s.c.Store.Update(ctx, flowKind, flowKey(s.c.Participant, m.ProcessID), func(old store.Record) (store.Edit, error) {
 		var err error
 		f, err = decodeFlow(old)
@@ -292,7 +313,8 @@ func (s *Service) resume(ctx context.Context, caller Caller, m Message, op opera
 		}
 		// Who resumes a flow has seen it start.
 		known := f.startKnown()
-		if !changed && !known {
+		noted := s.noteOpened(f, exact)
+		if !changed && !known && !noted {
 			return store.Edit{}, store.ErrKeep
 		}
 		if !changed {
@@ -302,7 +324,9 @@ func (s *Service) resume(ctx context.Context, caller Caller, m Message, op opera
 		// Lifted here and not after the commit: a suspension that waits to be recorded must not come after this.
 		held := s.c.Live.pinned(f.key())
 		if held != nil && held.op.state == Suspended {
-			s.c.Live.unpin(f.key(), held)
+			if s.c.Live.lift(f.key(), held) {
+				lifted = held
+			}
 		}
 		f.State, f.Reason, f.Changed = Started, "", now
 		f.remember(m.MessageID, op)
@@ -310,6 +334,10 @@ func (s *Service) resume(ctx context.Context, caller Caller, m Message, op opera
 		edit.Data, err = f.encode()
 		return edit, err
 	})
+	if err != nil && lifted != nil && s.hold(lifted, true) && lifted.journaled.Load() {
+		// Nobody was told that the flow is open again. The journal may have been emptied meanwhile.
+		s.journal(lifted)
+	}
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, refuse(CodeFlowUnknown, "no flow %s", m.ProcessID)
 	}
@@ -329,6 +357,16 @@ func (s *Service) resume(ctx context.Context, caller Caller, m Message, op opera
 		return s.edr(f, "repeat", true)
 	}
 	return s.edr(f, "resume", false)
+}
+
+// noteOpened notes that the control plane has asked for the flow to be open now, and reports whether that must be written
+// though nothing else changes: another gateway may have a suspension in its journal that came before.
+func (s *Service) noteOpened(f *Flow, now time.Time) bool {
+	if s.c.Live.log.Load() == nil {
+		return false
+	}
+	f.Opened = now
+	return true
 }
 
 // checkResume decides whether a resume changes the flow. Its message has no binding fields: EDC sends a process id that

@@ -57,6 +57,8 @@ type pin struct {
 	message Message
 	at      time.Time // when it was asked for
 	refused bool      // the store did not take it, so that it waits for another try; set once
+
+	journaled atomic.Bool // it is durable on this machine
 }
 
 // NewLive returns an empty set of states.
@@ -251,6 +253,18 @@ func (l *Live) unpin(key string, p *pin) {
 	}
 }
 
+// lift drops a suspension that a resume undoes, and reports whether it waited to be recorded.
+func (l *Live) lift(key string, p *pin) bool {
+	s := l.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pins[key] != p {
+		return false
+	}
+	s.release(key, s.flows[key].Value())
+	return p.refused
+}
+
 // waiting returns the pins that the store did not take, by the keys of their flows.
 func (l *Live) waiting() map[string]*pin {
 	all := map[string]*pin{}
@@ -305,10 +319,11 @@ func (f *liveFlow) advance(version uint64, state State) {
 	}
 }
 
-// state returns the present state.
+// state returns the present state. A record that was seen ended stays so: a suspension that waits comes too late.
 func (f *liveFlow) state() State {
-	if p := f.pinned.Load(); p != nil {
+	recorded := stateNames[f.word.Load()&(1<<stateBits-1)]
+	if p := f.pinned.Load(); p != nil && !recorded.Ended() {
 		return *p
 	}
-	return stateNames[f.word.Load()&(1<<stateBits-1)]
+	return recorded
 }

@@ -61,20 +61,29 @@ func (s *Service) Renew(ctx context.Context, r RenewRequest) (*Renewal, error) {
 	if err != nil {
 		return nil, &Error{Code: CodeProofToken, cause: err}
 	}
-	if s.c.Live.IsRestored() {
-		// Generations may have been lost, and whole flows: a refusal would be final for the consumer.
-		return nil, unavailable(errRestored, "flow %s", claims.Flow)
+	// Generations may have been lost, and whole flows: a refusal would be final for the consumer.
+	doubt := s.c.Live.doubt(s.c.Now())
+	if doubt != nil {
+		return nil, unavailable(doubt, "flow %s", claims.Flow)
 	}
 	p := &presented{refresh: r.RefreshToken, proof: proof, claims: claims}
 	a, err := s.admitRenewal(ctx, p)
+	doubt = s.c.Live.doubt(s.c.Now())
+	if doubt != nil {
+		return nil, unavailable(doubt, "flow %s", claims.Flow)
+	}
 	if err != nil {
 		return nil, err
 	}
 	renewal, err := s.renew(ctx, p, a)
-	if err != nil {
-		return nil, inDialect(err, a.flow.Dialect)
+	if err == nil {
+		return renewal, nil
 	}
-	return renewal, nil
+	doubt = s.c.Live.doubt(s.c.Now())
+	if doubt != nil && CodeOf(err) != CodeUnavailable {
+		err = unavailable(doubt, "flow %s", claims.Flow) // it was found out meanwhile
+	}
+	return nil, inDialect(err, a.flow.Dialect)
 }
 
 // inDialect has a refusal answered in the dialect of its flow, unless it says another.

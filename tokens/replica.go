@@ -44,6 +44,18 @@ func (l *Live) IsFresh(now time.Time) bool {
 // flow that is not known may be one of those that were lost.
 func (l *Live) Restored(pending bool) { l.replica.restored.Store(pending) }
 
+// doubt returns why the store may not say no now: an answer that is final for a consumer must not come from a store that
+// may have lost writes. nil: it may.
+func (l *Live) doubt(now time.Time) error {
+	if l.IsRestored() {
+		return errRestored
+	}
+	if !l.IsFresh(now) {
+		return errStale
+	}
+	return nil
+}
+
 // IsRestored reports what Restored was told last.
 func (l *Live) IsRestored() bool { return l.replica.restored.Load() }
 
@@ -64,8 +76,10 @@ func (l *Live) Changed(e store.Entry) {
 	l.saw(e.ID, e.Version, state)
 }
 
-// Ended reports whether a change is the end of a flow.
-func (l *Live) Ended(e store.Entry) bool { return e.Kind == flowKind && State(e.Event).Ended() }
+// Closes reports whether a change is the end of a flow, or its suspension.
+func (l *Live) Closes(e store.Entry) bool {
+	return e.Kind == flowKind && (State(e.Event).Ended() || State(e.Event) == Suspended)
+}
 
 // Reread forgets the states of all flows: each is read again when one of its tokens is next used. Endings that wait to be
 // recorded stay in effect.
@@ -96,6 +110,7 @@ func (f *liveFlow) ended() bool { return stateNames[f.word.Load()&(1<<stateBits-
 var (
 	opRepeatedEnd        = operation{name: "terminate", state: Terminated, own: true}
 	opRepeatedCompletion = operation{name: "completed", state: Completed, own: true}
+	opRepeatedSuspend    = operation{name: "suspend", state: Suspended, own: true}
 )
 
 // UnservedError is returned by EndAgain for a flow of a participant whose service does not run in this process.
@@ -106,11 +121,11 @@ func (e *UnservedError) Error() string {
 	return fmt.Sprintf("no service of participant %q runs", e.Participant)
 }
 
-// EndAgain ends a flow once more, in a store that has lost that it had ended. One of which the store knows already is left
-// alone.
+// EndAgain ends or suspends a flow once more, in a store that has lost that it was. One of which the store knows already is
+// left alone, and a flow that was opened after its suspension.
 func (l *Live) EndAgain(ctx context.Context, e store.Entry) error {
 	participant, id, ok := strings.Cut(e.ID, "/")
-	if !ok || !l.Ended(e) {
+	if !ok || !l.Closes(e) {
 		return nil
 	}
 	s := l.newest(participant)
@@ -118,17 +133,26 @@ func (l *Live) EndAgain(ctx context.Context, e store.Entry) error {
 		return &UnservedError{Participant: participant}
 	}
 	op := opRepeatedEnd
-	if State(e.Event) == Completed {
+	switch State(e.Event) {
+	case Completed:
 		op = opRepeatedCompletion
+	case Suspended:
+		op = opRepeatedSuspend
 	}
-	return s.endAgain(ctx, id, op)
+	return s.endAgain(ctx, id, op, e.At)
 }
 
-func (s *Service) endAgain(ctx context.Context, id string, op operation) error {
+func (s *Service) endAgain(ctx context.Context, id string, op operation, at time.Time) error {
 	caller := Caller("")
 	f, err := s.flow(ctx, id)
 	switch {
-	case CodeOf(err) == CodeFlowUnknown:
+	case err != nil && CodeOf(err) == CodeFlowUnknown:
+	case errors.Is(err, errUndecodable):
+		// It must not keep all others closed.
+		s.c.Logger.Error("end of a flow is not repeated: its record cannot be read", "flow", id, "error", err)
+		return nil
+	case err == nil && !at.IsZero() && f.Created.After(at.Add(s.c.ClockSkew)):
+		return nil // a later flow of the same id: that of the ending was remembered for longer
 	case err != nil:
 		return err
 	case f.State.Ended() && s.c.Live.pinned(f.key()) == nil:
@@ -137,7 +161,7 @@ func (s *Service) endAgain(ctx context.Context, id string, op operation) error {
 		caller = Caller(s.owner(f))
 	}
 	p := &pin{
-		caller: caller, op: op, at: s.c.Now().UTC().Truncate(time.Second),
+		caller: caller, op: op, at: at,
 		message: Message{ProcessID: id, Reason: "ended before the store was restored"},
 	}
 	s.hold(p, true)
@@ -145,7 +169,7 @@ func (s *Service) endAgain(ctx context.Context, id string, op operation) error {
 	if err != nil {
 		return unavailable(err, "%s of flow %s is not recorded", op.name, id)
 	}
-	if ending.Outcome == Applied || ending.Outcome == Unknown {
+	if ending.Outcome == Applied || ending.Outcome == Unknown && op.state.Ended() {
 		s.c.Observer.Event(EventRepeatedEnd)
 		s.c.Logger.Warn("flow ended once more, since the store had lost its end", "flow", id, "operation", op.name)
 	}

@@ -282,6 +282,22 @@ func (j *fakeJournal) Discard(mark uint64) error {
 	return nil
 }
 
+func (j *fakeJournal) Keep(mark uint64, entries []json.RawMessage) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.made == mark {
+		j.entries = entries
+		j.made++
+	}
+	return nil
+}
+
+func (j *fakeJournal) Len() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return len(j.entries)
+}
+
 func (j *fakeJournal) Empty() bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()

@@ -180,6 +180,9 @@ func (s *Service) startAgain(ctx context.Context, caller Caller, r *StartRequest
 	if f.State == Suspended && f.Dialect == Classic {
 		return s.resume(ctx, caller, Message{ProcessID: f.ID, Dialect: Classic}, opStart)
 	}
+	if f.State == Started && f.Dialect == Classic && s.resumesElsewhere(f) {
+		return s.resume(ctx, caller, Message{ProcessID: f.ID, Dialect: Classic}, opStart)
+	}
 	// Whoever made the flow may not know it: another gateway, or this one where the store's answer was lost.
 	if !f.Unchecked.IsZero() {
 		s.rechecks.put(f.ID, s.c.Now())
@@ -189,6 +192,19 @@ func (s *Service) startAgain(ctx context.Context, caller Caller, r *StartRequest
 		return &EDR{Flow: f, Pending: true, Repeated: true}, nil
 	}
 	return s.edr(f, "repeat", true)
+}
+
+// repeatsWithin is how long after a start or a resume another start is taken for a repeat of it that says nothing new.
+const repeatsWithin = 5 * time.Second
+
+// resumesElsewhere reports whether the repeated start of a classic flow that is open may be the resume of one whose suspension
+// waits in another gateway's journal: then it must be noted, or the suspension would be recorded after it.
+func (s *Service) resumesElsewhere(f *Flow) bool {
+	last := f.Created
+	if f.Opened.After(last) {
+		last = f.Opened
+	}
+	return s.c.Live.log.Load() != nil && s.c.Now().Sub(last) > repeatsWithin
 }
 
 // checkRepeat decides whether a start repeats the one that made the flow. Compared are the message's own fields with

@@ -239,8 +239,9 @@ func (s *Service) look(ctx context.Context, claims *accessClaims) (*Flow, *liveF
 		start := s.c.Now()
 		record, err := s.c.Store.Get(ctx, flowKind, key)
 		s.c.Observer.Stage("verify", "store", s.c.Now().Sub(start))
-		if errors.Is(err, store.ErrNotFound) && s.c.Live.IsRestored() {
-			return nil, nil, unavailable(errRestored, "flow %s", claims.Flow)
+		doubt := s.c.Live.doubt(s.c.Now())
+		if errors.Is(err, store.ErrNotFound) && doubt != nil {
+			return nil, nil, unavailable(doubt, "flow %s", claims.Flow)
 		}
 		if errors.Is(err, store.ErrNotFound) {
 			return nil, nil, &Error{Code: CodeFlowUnknown, TokenID: claims.ID}

@@ -275,7 +275,7 @@ func TestControlPlaneHostsInTrouble(t *testing.T) {
 		c := NewClient(ClientConfig{Transport: h.Transport(t), Timeout: h.Timeout})
 		a, err := c.call(t.Context(), message{method: http.MethodPost, url: h.URL})
 		if a.ok() && !h.Packed { // of an answer to a report only the status counts
-			t.Errorf("the host has taken the message, with %d bytes", len(a.body))
+			t.Errorf("the host has taken the message: %d, %d bytes, %v", a.status, len(a.body), err)
 		}
 		if h.Denied != "" && !errors.Is(err, errUnsent) {
 			t.Errorf("not connected: %v", err)

@@ -66,6 +66,10 @@ type Options struct {
 	// DefaultRecallBytes.
 	RecallBytes int
 
+	// MayBeAway has Open succeed although the database cannot be reached: every call fails until it can and has this version's
+	// schema. Default: false.
+	MayBeAway bool
+
 	// Clock tells the time for expiry and for the log. Default: time.Now.
 	Clock func() time.Time
 
@@ -102,14 +106,16 @@ type Store struct {
 	turns    turns
 	memory   *memory
 	full     atomic.Bool // the database has said that its disk is full, and has taken no write since
+	schema   schemaCheck
 
 	stop    context.CancelFunc // ends the report of connections
 	reports sync.WaitGroup
 	release sync.Once
 }
 
-// Open connects to the database and checks its schema. It fails if the database cannot be reached, if it is a standby,
-// and if its schema is missing, older or newer than this version's: the error says what to run.
+// Open connects to the database and checks its schema. It fails if the database cannot be reached or is a standby, unless
+// Options say that it may be away, and if its schema is missing, older or newer than this version's: the error says what
+// to run.
 func Open(ctx context.Context, o Options) (*Store, error) {
 	o, err := o.complete()
 	if err != nil {
@@ -122,9 +128,13 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	s := newStore(pool, o)
 	checking, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
-	err = checkSchema(checking, pool, o.Schema)
+	err = s.schema.passed(checking)
 	if err == nil {
 		err = s.Health(checking)
+	}
+	if err != nil && o.MayBeAway && isAway(err) {
+		s.log.Warn("the database cannot be used: nothing is served until it can", "store", o.DSN.String(), "error", err)
+		err = nil
 	}
 	if err != nil && !errors.Is(err, store.ErrFull) {
 		pool.Close()
@@ -140,6 +150,10 @@ func newStore(pool *pgxpool.Pool, o Options) *Store {
 	return &Store{
 		pool: pool, sql: statementsFor(o.Schema), timeout: o.Timeout, clock: o.Clock, log: o.Logger, observer: o.Observer,
 		calls: calls.New(), turns: newTurns(), memory: newMemory(o.RecallBytes),
+		schema: schemaCheck{
+			look: func(ctx context.Context) error { return checkSchema(ctx, pool, o.Schema) },
+			turn: make(chan struct{}, 1), log: o.Logger,
+		},
 	}
 }
 

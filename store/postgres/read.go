@@ -25,11 +25,18 @@ func (s *Store) call(ctx context.Context, operation string) (bounded context.Con
 		until = deadline
 	}
 	bounded, cancel := context.WithDeadline(context.WithoutCancel(ctx), until)
-	return bounded, func() {
+	end = func() {
 		cancel()
 		s.observer.Called(operation, time.Since(began))
 		s.calls.End()
-	}, nil
+	}
+	err = s.schema.passed(bounded)
+	if err != nil {
+		err = s.failed(ctx, "read", err)
+		end()
+		return nil, nil, err
+	}
+	return bounded, end, nil
 }
 
 // Get implements store.Store.

@@ -172,16 +172,16 @@ func checkSchema(ctx context.Context, pool *pgxpool.Pool, schema string) error {
 	version, err := schemaVersion(ctx, pool, schema)
 	var said *pgconn.PgError
 	if errors.As(err, &said) && (said.Code == undefinedTable || said.Code == invalidSchemaName) {
-		return fmt.Errorf("schema %s has no tables of the gateway: run `caddy edr migrate-schema`", schema)
+		return schemaErrorf("schema %s has no tables of the gateway: run `caddy edr migrate-schema`", schema)
 	}
 	if errors.As(err, &said) && said.Code == insufficientPrivilege {
-		return fmt.Errorf("role %s has no rights on schema %s: run `caddy edr migrate-schema --grant %[1]s`", pool.Config().ConnConfig.User, schema)
+		return schemaErrorf("role %s has no rights on schema %s: run `caddy edr migrate-schema --grant %[1]s`", pool.Config().ConnConfig.User, schema)
 	}
 	if err != nil {
 		return fmt.Errorf("version of schema %s: %w", schema, err)
 	}
 	if version < len(migrations) {
-		return fmt.Errorf("schema %s has version %d, and this gateway needs %d: run `caddy edr migrate-schema`", schema, version, len(migrations))
+		return schemaErrorf("schema %s has version %d, and this gateway needs %d: run `caddy edr migrate-schema`", schema, version, len(migrations))
 	}
 	if version > len(migrations) {
 		return newerSchema(schema, version)
@@ -190,6 +190,6 @@ func checkSchema(ctx context.Context, pool *pgxpool.Pool, schema string) error {
 }
 
 func newerSchema(schema string, version int) error {
-	return fmt.Errorf("schema %s was made by a newer version of the gateway: it has version %d, and this one knows %d: install the newer one",
+	return schemaErrorf("schema %s was made by a newer version of the gateway: it has version %d, and this one knows %d: install the newer one",
 		schema, version, len(migrations))
 }

@@ -349,3 +349,88 @@ func TestPasswordChanges(t *testing.T) {
 		return err == nil
 	})
 }
+
+// A commit that waits for a synchronous standby which is away is stopped as done, but only here: its outcome is unknown.
+func TestSynchronousStandbyAway(t *testing.T) {
+	s := open(t, Options{Timeout: shortTimeout})
+	mustCreate(t, s, "a")
+	admin := server.SocketDSN(pgtest.Admin, "postgres")
+	mustExecute(t, admin, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'", "SELECT pg_reload_conf()")
+	t.Cleanup(func() {
+		err := execute(context.Background(), admin, "ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	testkit.Eventually(t, "the server waits for its standby", func() bool {
+		_, err := s.Update(context.Background(), "flow", "a", func(store.Record) (store.Edit, error) { return store.Edit{}, nil })
+		if err != nil {
+			wantCannotTell(t, "update", err)
+		}
+		return err != nil
+	})
+	_, err := s.Update(t.Context(), "flow", "a", func(store.Record) (store.Edit, error) {
+		return store.Edit{Event: "ended", Ending: true}, nil
+	})
+	wantCannotTell(t, "update", err)
+	_, err = s.Create(t.Context(), store.Record{Kind: "flow", ID: "b"})
+	wantCannotTell(t, "create", err)
+}
+
+// A gateway may be started before its database: what is opened then serves nothing until the database is there and has the
+// right schema.
+func TestOpenWhileAway(t *testing.T) {
+	schema := newSchema(t)
+	other := newSchema(t)
+	mustExecute(t, ownerDSN(), "INSERT INTO "+other+".schema_version (version) VALUES (9999)")
+	err := server.Halt()
+	if err != nil {
+		t.Fatal(err)
+	}
+	running := false
+	t.Cleanup(func() {
+		if running {
+			return
+		}
+		err := server.Run(context.Background())
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	_, err = Open(t.Context(), Options{DSN: parse(t, runtimeDSN()), Schema: schema, Timeout: 2 * time.Second})
+	wantCannotTell(t, "open that may not be away", err)
+	s := open(t, Options{Schema: schema, MayBeAway: true, Timeout: 2 * time.Second})
+	newer := open(t, Options{Schema: other, MayBeAway: true, Timeout: 2 * time.Second})
+	for name, err := range everything(s) {
+		wantCannotTell(t, name, err)
+	}
+	wantCannotTell(t, "health", s.Health(t.Context()))
+	err = server.Run(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	running = true
+	testkit.Eventually(t, "the store works", func() bool { return s.Health(context.Background()) == nil })
+	mustCreate(t, s, "a")
+	for name, err := range everything(newer) {
+		wantCannotTell(t, name, err)
+		if !strings.Contains(err.Error(), "newer version of the gateway") {
+			t.Errorf("%s: got error %v, want what is wrong", name, err)
+		}
+	}
+}
+
+// What only an operator can mend is refused at once, also by a gateway whose database may be away.
+func TestOpenRefusesWhatIsWrong(t *testing.T) {
+	for name, o := range map[string]Options{
+		"schema":   {DSN: parse(t, runtimeDSN()), Schema: "nowhere"},
+		"password": {DSN: parse(t, server.DSN("edrgate", ownerPassword, "edrgate")), Schema: newSchema(t)},
+		"database": {DSN: parse(t, server.DSN("edrgate", runtimePassword, "elsewhere")), Schema: newSchema(t)},
+	} {
+		o.MayBeAway = true
+		s, err := Open(t.Context(), o)
+		if err == nil {
+			t.Errorf("%s: opened: %v", name, s.Close())
+		}
+	}
+}

@@ -64,6 +64,7 @@ func (s *Store) insert(ctx context.Context, r store.Record) (bool, error) {
 	began := time.Now()
 	var written int
 	err = s.pool.QueryRow(ctx, s.sql.create, []byte(r.Kind), []byte(r.ID), birth, flat(r.Labels), seconds(r.Expires), notNull(r.Data)).Scan(&written)
+	err = orGivenUp(ctx, err)
 	if err != nil || written == 0 {
 		return false, err
 	}
@@ -162,6 +163,7 @@ func (s *Store) swap(ctx context.Context, old stored, e store.Edit) (store.Recor
 	}
 	began := time.Now()
 	tag, err := s.pool.Exec(ctx, sql, args...)
+	err = orGivenUp(ctx, err)
 	if err != nil {
 		return store.Record{}, false, err
 	}
@@ -178,6 +180,16 @@ func (s *Store) swap(ctx context.Context, old stored, e store.Edit) (store.Recor
 		return own(r), true, nil
 	}
 	return store.Record{}, false, fmt.Errorf("%w: an update of one record has changed %d rows", errDamaged, tag.RowsAffected())
+}
+
+// orGivenUp returns the context's error for a write that was to be stopped meanwhile, although the server says that it is
+// done: one that waits for a synchronous standby does not end with an error when it is stopped, but as committed here and
+// perhaps nowhere else (PostgreSQL documentation, synchronous_commit). That is lost when the standby takes over.
+func orGivenUp(ctx context.Context, err error) error {
+	if err != nil {
+		return err
+	}
+	return ctx.Err()
 }
 
 // committed reports a write.

@@ -178,7 +178,7 @@ func troubles() []trouble {
 		{name: "a byte at a time", slow: true, streams: true, handler: func(h *Host) http.HandlerFunc { return h.drip }},
 		{name: "no answer", slow: true, handler: fixed(func(_ http.ResponseWriter, r *http.Request) {
 			_, _ = io.Copy(io.Discard, r.Body) // otherwise the server does not see the client go
-			<-r.Context().Done()
+			gone(r)
 		})},
 		{name: "a megabyte of headers", handler: fixed(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("X-Filler", string(bytes.Repeat([]byte("a"), 1<<20)))
@@ -296,10 +296,17 @@ func (h *Host) drip(w http.ResponseWriter, r *http.Request) {
 		_ = http.NewResponseController(w).Flush()
 		select {
 		case <-r.Context().Done():
-			return
+			gone(r)
 		case <-ticker.C:
 		}
 	}
+}
+
+// gone waits until the client has given up, and ends without an answer: a client that says goodbye by TLS before it closes
+// could otherwise still read that the answer has ended well.
+func gone(r *http.Request) {
+	<-r.Context().Done()
+	panic(http.ErrAbortHandler)
 }
 
 // compressedZeros are 256 MiB: a megabyte time and again, which is one stream (RFC 1952 §2.2).
