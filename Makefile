@@ -55,8 +55,8 @@ lint:
 	go vet -tags interop ./integration/edc
 	go vet -C bench/chart .
 	$(TOOL) staticcheck -tags interop ./integration/edc
-	go vet -tags postgres ./store/postgres/... ./integration
-	$(TOOL) staticcheck -tags postgres ./store/postgres/... ./integration
+	go vet -tags postgres ./store/postgres/... ./bench ./integration
+	$(TOOL) staticcheck -tags postgres ./store/postgres/... ./bench ./integration
 	@! grep -rnE '\.Skip(f|Now)?\(|testing\.Short\(' --include='*_test.go' . || { echo "no test is skipped here"; false; }
 
 # Writes what the golden files expect. Read the difference before you commit it.
@@ -86,10 +86,11 @@ postgres:
 	go test -race -tags postgres -count=1 -timeout 15m ./store/postgres/...
 	go test -race -tags postgres -count=1 -timeout 15m -run '^TestPostgres' ./integration
 
-# How much of what PostgreSQL can do is left after the store.
+# How much of what PostgreSQL can do is left after the store, and after whole renewals.
 bench-postgres:
 	@./store/postgres/pgtest/requirements.sh
 	go test -tags postgres -run '^$$' -bench . -benchtime $(BENCHTIME) ./store/postgres
+	go test -tags postgres -run '^$$' -bench OverPostgres -benchtime $(BENCHTIME) ./bench
 
 bench:
 	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...

@@ -83,6 +83,37 @@ func (d database) data(t *testing.T) []byte {
 	return joined
 }
 
+// state is what the database has as the state of a flow.
+func (d database) state(t *testing.T, flow string) string {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), d.SocketDSN(pgtest.Admin, "edrgate"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	var state string
+	err = conn.QueryRow(t.Context(), "SELECT convert_from(data, 'UTF8')::json->>'state' FROM edrgate.record WHERE convert_from(id, 'UTF8') = $1", "default/"+flow).Scan(&state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return state
+}
+
+// readiness is the status that a gateway's /ready answers. One that has not seen the log yet serves nothing from memory.
+func readiness(t *testing.T, g *gateway) int {
+	t.Helper()
+	request, err := http.NewRequest(http.MethodGet, "http://"+g.health+"/ready", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return send(t, g.client, request).status
+}
+
+func awaitReadiness(t *testing.T, g *gateway) {
+	t.Helper()
+	testkit.Eventually(t, "the gateway is ready", func() bool { return readiness(t, g) == http.StatusOK })
+}
+
 // dsn has no password: that is in a file.
 func (d database) dsn(role string) string {
 	full := d.DSN(role, "", "edrgate")
@@ -181,6 +212,7 @@ func TestPostgresAway(t *testing.T) {
 	g := d.gateway(t, config{app: "token_ttl 1h", site: serves("weather", weather)})
 	d.migrate(t, g)
 	g.start()
+	awaitReadiness(t, g)
 	p := planes[0]
 	known := newParty(g, p, hosts, "consumer", "weather")
 	wantData(t, g, "/berlin", known.edr.access, "data of weather")
@@ -195,25 +227,18 @@ func TestPostgresAway(t *testing.T) {
 	}
 	p.start(g, newTerms("weather", known.wallet.DID)).want(t, http.StatusServiceUnavailable)
 	wantData(t, g, "/berlin", known.edr.access, "data of weather")
-	ready := func() int {
-		request, err := http.NewRequest(http.MethodGet, "http://"+g.health+"/ready", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return send(t, g.client, request).status
-	}
 	g.reload() // the open store is kept
 	if g.scrape().value("edrgate_store_errors_total") == 0 {
 		t.Error("no error of the store was counted")
 	}
 
-	testkit.Eventually(t, "what is known is too old", func() bool { return ready() == http.StatusServiceUnavailable })
+	testkit.Eventually(t, "what is known is too old", func() bool { return readiness(t, g) == http.StatusServiceUnavailable })
 
 	err = d.Run(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
-	testkit.Eventually(t, "the gateway is ready again", func() bool { return ready() == http.StatusOK })
+	awaitReadiness(t, g)
 	known.edr = renew(g, known.wallet, known.edr)
 	wantData(t, g, "/berlin", known.edr.access, "data of weather")
 	scraped := g.scrape()
@@ -262,6 +287,42 @@ func TestPostgresStartsBeforeTheDatabase(t *testing.T) {
 	testkit.Eventually(t, "the end is recorded", func() bool { return showFlow(g, ended.terms.flow).State == "TERMINATED" })
 }
 
+// The database's disk is full: nothing is created or renewed, but endings are in effect and acknowledged, from the gateway's
+// own journal. They outlive the process, and the database gets them when it has room.
+func TestPostgresDiskFull(t *testing.T) {
+	d := newDatabase(t)
+	hosts, weather := newDIDHost(t), newBackend(t, "weather")
+	g := d.gateway(t, config{app: "token_ttl 1h", site: serves("weather", weather)})
+	d.migrate(t, g)
+	g.start()
+	awaitReadiness(t, g)
+	p := planes[0]
+	ended := newParty(g, p, hosts, "ended", "weather")
+	open := newParty(g, p, hosts, "open", "weather")
+	wantData(t, g, "/berlin", ended.edr.access, "data of weather")
+	d.execute(t, "edrgate", "CREATE FUNCTION edrgate.refuse() RETURNS trigger LANGUAGE plpgsql AS "+
+		"$$ BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END $$")
+	d.execute(t, "edrgate", "CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON edrgate.record FOR EACH ROW EXECUTE FUNCTION edrgate.refuse()")
+
+	renewalOf(g, open.wallet, open.edr).send(g).want(t, http.StatusServiceUnavailable)
+	p.start(g, newTerms("weather", open.wallet.DID)).want(t, http.StatusServiceUnavailable)
+	p.terminate(g, ended.terms.flow).want(t, p.done())
+	wantRefusal(t, g.get("/berlin", ended.edr.access), "ended here", p.refused(), "")
+	wantData(t, g, "/berlin", open.edr.access, "data of weather")
+	g.kill()
+	g.start()
+	awaitReadiness(t, g) // degraded is ready
+	wantRefusal(t, g.get("/berlin", ended.edr.access), "ended before the crash", p.refused(), "")
+	if got := d.state(t, ended.terms.flow); got != "STARTED" {
+		t.Errorf("the database has state %s although its disk is full", got)
+	}
+
+	d.execute(t, "edrgate", "DROP TRIGGER refuse ON edrgate.record")
+	testkit.Eventually(t, "the database has the ending", func() bool { return d.state(t, ended.terms.flow) == "TERMINATED" })
+	open.edr = renew(g, open.wallet, open.edr)
+	wantData(t, g, "/berlin", open.edr.access, "data of weather")
+}
+
 // A gateway moves from its directory to PostgreSQL, and back, and its consumers notice nothing.
 func TestPostgresCopy(t *testing.T) {
 	d := newDatabase(t)
@@ -271,6 +332,7 @@ func TestPostgresCopy(t *testing.T) {
 	d.migrate(t, g)
 	g.config.store = ""
 	g.start()
+	awaitReadiness(t, g)
 	p := planes[0]
 	kept := newParty(g, p, hosts, "kept", "weather")
 	ended := newParty(g, p, hosts, "ended", "weather")

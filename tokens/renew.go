@@ -55,28 +55,6 @@ func (s *Service) Renew(ctx context.Context, r RenewRequest) (*Renewal, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := s.flowOfProof(ctx, proof)
-	if err != nil {
-		return nil, err
-	}
-	renewal, err := s.renew(ctx, r.RefreshToken, proof, f)
-	if err == nil {
-		return renewal, nil
-	}
-	doubt := s.c.Live.doubt(s.c.Now())
-	if doubt != nil && CodeOf(err) != CodeUnavailable {
-		err = unavailable(doubt, "flow %s", f.ID) // it was found out meanwhile
-	}
-	var e *Error
-	if errors.As(err, &e) && e.Dialect == "" {
-		e.Dialect = f.Dialect
-	}
-	return nil, err
-}
-
-// flowOfProof finds the flow by the access token that the proof is about. That token may have expired: this is the
-// normal case.
-func (s *Service) flowOfProof(ctx context.Context, proof *authentication) (*Flow, error) {
 	// Consumers renew what they have used: then the token is remembered, and its signature need not be verified again.
 	hash := hashOf(proof.token)
 	claims, err := s.readAccessToken(proof.token, s.verdicts.get(&hash) != nil)
@@ -88,65 +66,161 @@ func (s *Service) flowOfProof(ctx context.Context, proof *authentication) (*Flow
 	if doubt != nil {
 		return nil, unavailable(doubt, "flow %s", claims.Flow)
 	}
-	start := s.c.Now()
-	f, err := s.flow(ctx, claims.Flow)
-	s.c.Observer.Stage("renew", "store", s.c.Now().Sub(start))
+	p := &presented{refresh: r.RefreshToken, proof: proof, claims: claims}
+	a, err := s.admitRenewal(ctx, p)
 	doubt = s.c.Live.doubt(s.c.Now())
 	if doubt != nil {
 		return nil, unavailable(doubt, "flow %s", claims.Flow)
 	}
-	if CodeOf(err) == CodeFlowUnknown {
-		return nil, &Error{Code: CodeProofTokenFlow, TokenID: claims.ID, cause: err}
-	}
 	if err != nil {
 		return nil, err
 	}
-	if f.State.Ended() {
-		return nil, &Error{Code: CodeFlowEnded, Dialect: f.Dialect, TokenID: claims.ID}
+	renewal, err := s.renew(ctx, p, a)
+	if err == nil {
+		return renewal, nil
 	}
-	if !claims.names(f) {
-		return nil, &Error{Code: CodeProofTokenFlow, TokenID: claims.ID, Detail: "issued for an earlier flow of this id"}
+	doubt = s.c.Live.doubt(s.c.Now())
+	if doubt != nil && CodeOf(err) != CodeUnavailable {
+		err = unavailable(doubt, "flow %s", claims.Flow) // it was found out meanwhile
 	}
-	if f.State == Suspended {
-		return nil, &Error{Code: CodeFlowSuspended, Dialect: f.Dialect, TokenID: claims.ID}
-	}
-	return f, nil
+	return nil, inDialect(err, a.flow.Dialect)
 }
 
-func (s *Service) renew(ctx context.Context, refresh string, proof *authentication, f *Flow) (*Renewal, error) {
-	err := proof.checkBinding(f)
+// inDialect has a refusal answered in the dialect of its flow, unless it says another.
+func inDialect(err error, d Dialect) error {
+	var e *Error
+	if errors.As(err, &e) && e.Dialect == "" {
+		e.Dialect = d
+	}
+	return err
+}
+
+// presented is what a caller shows to renew.
+type presented struct {
+	refresh string
+	proof   *authentication
+	claims  *accessClaims // of the access token that the proof is about
+}
+
+// admission is a renewal that passed every check that waits for nobody.
+type admission struct {
+	flow     *Flow
+	token    *refreshToken
+	recalled bool // the flow is as the store remembered it, which may be out of date
+}
+
+// admitRenewal finds the flow by the access token that the proof is about, and makes the cheap checks. That token may have
+// expired: this is the normal case.
+//
+// A flow that the store remembers can let a renewal in, since the exchange decides on the record as it is, but never refuse
+// one. A policy is asked about the present one only: its answer may end the flow.
+func (s *Service) admitRenewal(ctx context.Context, p *presented) (*admission, error) {
+	var f *Flow
+	if s.c.Policy == nil {
+		f = s.recalled(p.claims.Flow)
+	}
+	if f != nil {
+		token, err := s.checkPresented(p, f)
+		if err == nil {
+			return &admission{flow: f, token: token, recalled: true}, nil
+		}
+	}
+	return s.admitNow(ctx, p)
+}
+
+// admitNow is admitRenewal by the record as it is.
+func (s *Service) admitNow(ctx context.Context, p *presented) (*admission, error) {
+	start := s.c.Now()
+	f, err := s.flow(ctx, p.claims.Flow)
+	s.c.Observer.Stage("renew", "store", s.c.Now().Sub(start))
+	if CodeOf(err) == CodeFlowUnknown {
+		return nil, &Error{Code: CodeProofTokenFlow, TokenID: p.claims.ID, cause: err}
+	}
 	if err != nil {
 		return nil, err
 	}
-	err = s.checkClaims(proof, f)
+	token, err := s.checkPresented(p, f)
+	if CodeOf(err) == CodeProofTokenFlow {
+		return nil, err // no flow of this caller's
+	}
+	if err != nil {
+		return nil, inDialect(err, f.Dialect)
+	}
+	return &admission{flow: f, token: token}, nil
+}
+
+// recalled returns what the store remembers of a flow; nil: nothing.
+func (s *Service) recalled(processID string) *Flow {
+	if !ValidFlowID(processID) {
+		return nil
+	}
+	record, ok := store.Recall(s.c.Store, flowKind, flowKey(s.c.Participant, processID))
+	if !ok {
+		return nil
+	}
+	f, err := decodeFlow(record)
+	if err != nil {
+		return nil
+	}
+	s.applyPin(f)
+	return f
+}
+
+// checkPresented is what can be said of a renewal without waiting for anybody.
+func (s *Service) checkPresented(p *presented, f *Flow) (*refreshToken, error) {
+	switch {
+	case f.State.Ended():
+		return nil, &Error{Code: CodeFlowEnded, TokenID: p.claims.ID}
+	case !p.claims.names(f):
+		return nil, &Error{Code: CodeProofTokenFlow, TokenID: p.claims.ID, Detail: "issued for an earlier flow of this id"}
+	case f.State == Suspended:
+		return nil, &Error{Code: CodeFlowSuspended, TokenID: p.claims.ID}
+	}
+	err := p.proof.checkBinding(f)
 	if err != nil {
 		return nil, err
 	}
-	token, err := s.readRefreshToken(refresh, f)
+	err = s.checkClaims(p.proof, f)
 	if err != nil {
 		return nil, err
 	}
+	return s.readRefreshToken(p.refresh, f)
+}
+
+// askOthers finds out whether the key verifies the proof, and whether the policy permits the renewal.
+func (s *Service) askOthers(ctx context.Context, p *presented, f *Flow) error {
+	err := s.verifySignature(ctx, p.proof)
+	if err != nil {
+		return err
+	}
+	return s.permitRenewal(ctx, f)
+}
+
+func (s *Service) renew(ctx context.Context, p *presented, a *admission) (*Renewal, error) {
 	// From here on others may be waited for. That the caller holds the EDR is known by now: strangers take nobody's room.
-	done, err := s.beginRenewal(f)
+	done, err := s.beginRenewal(a.flow)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	err = s.verifySignature(ctx, proof)
+	err = s.askOthers(ctx, p, a.flow)
+	if err != nil && a.recalled {
+		// What the record says comes first: if the flow has ended, neither the key nor the policy matters.
+		_, refusal := s.admitNow(ctx, p)
+		if refusal != nil && CodeOf(refusal) != CodeUnavailable {
+			return nil, refusal
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
-	err = s.permitRenewal(ctx, f)
-	if err != nil {
-		return nil, err
-	}
-	f, outcome, err := s.exchange(ctx, token, proof)
+	f, outcome, err := s.exchange(ctx, p, a)
 	if err != nil {
 		return nil, err
 	}
 	if outcome == RolledForward {
 		s.c.Observer.Event(EventRollForward)
-		s.c.Logger.Error("refresh token newer than its record: the store lost a write", "flow", f.ID, "presented", token.generation)
+		s.c.Logger.Error("refresh token newer than its record: the store lost a write", "flow", f.ID, "presented", a.token.generation)
 	}
 	life := s.life(f)
 	start := s.c.Now()
@@ -181,10 +255,11 @@ func (s *Service) readRefreshToken(refresh string, f *Flow) (*refreshToken, erro
 }
 
 // exchange carries the renewal out: one compare-and-swap.
-func (s *Service) exchange(ctx context.Context, token *refreshToken, proof *authentication) (*Flow, RenewalOutcome, error) {
+func (s *Service) exchange(ctx context.Context, p *presented, a *admission) (*Flow, RenewalOutcome, error) {
 	var f *Flow
 	var outcome RenewalOutcome
 	known := false // that its control plane took the start
+	token := a.token
 	now := s.c.Now()
 	edit := func(old store.Record) (store.Edit, error) {
 		var err error
@@ -193,20 +268,27 @@ func (s *Service) exchange(ctx context.Context, token *refreshToken, proof *auth
 			return store.Edit{}, err
 		}
 		s.applyPin(f)
-		outcome, err = s.decide(f, token, proof, now)
+		if !f.State.Ended() && !bytes.Equal(f.Salt, a.flow.Salt) {
+			// Another flow of the same id, which began since: what was found out about the first says nothing of it.
+			_, err = s.checkPresented(p, f)
+			if err != nil {
+				return store.Edit{}, err
+			}
+		}
+		outcome, err = s.decide(f, token, p.proof, now)
 		if err != nil {
 			return store.Edit{}, err
 		}
 		if outcome == Replayed || outcome == FirstAgain {
 			return store.Edit{}, store.ErrKeep
 		}
-		s.rotate(f, token, proof, now)
+		s.rotate(f, token, p.proof, now)
 		known = f.startKnown()
 		data, err := f.encode()
 		return store.Edit{Data: data}, err
 	}
 	start := s.c.Now()
-	_, err := s.c.Store.Update(ctx, flowKind, flowKey(token.participant, token.flow), edit)
+	_, err := store.UpdateRecalled(ctx, s.c.Store, flowKind, flowKey(token.participant, token.flow), edit)
 	s.c.Observer.Stage("renew", "store", s.c.Now().Sub(start))
 	if err == nil {
 		if known {

@@ -1,8 +1,8 @@
 // Package postgres keeps records in a PostgreSQL database that several gateways share.
 //
 // A record is one row, and each write is one statement that is a transaction of its own: a compare-and-swap on the row's
-// version and, if there is an event, the log entry with its number. So nothing is kept in a session, and PgBouncer may
-// stand between in any mode. No index covers what an update usually changes, so that PostgreSQL can put the new version
+// version and the number that the last write drew, and, if there is an event, the log entry. So nothing is kept in a
+// session, and PgBouncer may stand between in any mode. No index covers what an update usually changes, so that PostgreSQL can put the new version
 // of a row beside the old one without touching an index (a HOT update).
 //
 // The schema is made by Migrate, by a role that owns it. The role of a running gateway has no right to change it.
@@ -62,6 +62,10 @@ type Options struct {
 	// Timeout is how long one call may take. Default: DefaultTimeout.
 	Timeout time.Duration
 
+	// RecallBytes is how much memory may be used for records that were seen (see store.Recaller). Default:
+	// DefaultRecallBytes.
+	RecallBytes int
+
 	// MayBeAway has Open succeed although the database cannot be reached: every call fails until it can and has this version's
 	// schema. Default: false.
 	MayBeAway bool
@@ -100,6 +104,7 @@ type Store struct {
 	observer Observer
 	calls    *calls.Calls
 	turns    turns
+	memory   *memory
 	full     atomic.Bool // the database has said that its disk is full, and has taken no write since
 	schema   schemaCheck
 
@@ -144,7 +149,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 func newStore(pool *pgxpool.Pool, o Options) *Store {
 	return &Store{
 		pool: pool, sql: statementsFor(o.Schema), timeout: o.Timeout, clock: o.Clock, log: o.Logger, observer: o.Observer,
-		calls: calls.New(), turns: newTurns(),
+		calls: calls.New(), turns: newTurns(), memory: newMemory(o.RecallBytes),
 		schema: schemaCheck{
 			look: func(ctx context.Context) error { return checkSchema(ctx, pool, o.Schema) },
 			turn: make(chan struct{}, 1), log: o.Logger,
@@ -201,6 +206,9 @@ func (o Options) complete() (Options, error) {
 	}
 	if o.Timeout == 0 {
 		o.Timeout = DefaultTimeout
+	}
+	if o.RecallBytes == 0 {
+		o.RecallBytes = DefaultRecallBytes
 	}
 	if o.Clock == nil {
 		o.Clock = time.Now

@@ -57,10 +57,11 @@ func (s *Store) Get(ctx context.Context, kind, id string) (store.Record, error) 
 	if found == nil || !alive(found.Record, s.clock()) {
 		return store.Record{}, store.ErrNotFound
 	}
+	s.remember(found.Record, found.birth)
 	return found.Record, nil
 }
 
-// stored is a record and what makes it another than its namesakes.
+// stored is a record and what makes it another than its namesakes and its other versions.
 type stored struct {
 	store.Record
 	birth int64

@@ -64,13 +64,13 @@ func statementsFor(schema string) statements {
 
 		// The compare-and-swap.
 		update: in(`
-			UPDATE {schema}.record SET version = version + 1, expires = $5, data = $6
+			UPDATE {schema}.record SET birth = $5, version = version + 1, expires = $6, data = $7
 			WHERE kind = $1 AND id = $2 AND birth = $3 AND version = $4`),
 
 		// The compare-and-swap with an entry in the log. The position is locked only when the record was changed.
 		report: in(`
 			WITH changed AS (
-				UPDATE {schema}.record SET version = version + 1, expires = $5, data = $6
+				UPDATE {schema}.record SET birth = $5, version = version + 1, expires = $6, data = $7
 				WHERE kind = $1 AND id = $2 AND birth = $3 AND version = $4
 				RETURNING kind, id, version
 			), counted AS (
@@ -78,7 +78,7 @@ func statementsFor(schema string) statements {
 				RETURNING p.last
 			)
 			INSERT INTO {schema}.log_entry (seq, kind, id, version, event, at)
-			SELECT counted.last, changed.kind, changed.id, changed.version, $7, $8 FROM changed, counted`),
+			SELECT counted.last, changed.kind, changed.id, changed.version, $8, $9 FROM changed, counted`),
 
 		// What others hold is left for the next time: gateways sweep side by side.
 		sweep: in(`

@@ -72,8 +72,9 @@ func (s *Store) insert(ctx context.Context, r store.Record) (bool, error) {
 	return true, nil
 }
 
-// newBirth tells a record from an earlier one of the same id. Their versions may be the same: an update that has read
-// the one must not change the other.
+// newBirth is drawn for each row that is written, so that no two are taken for each other: neither a record and an earlier
+// one of the same id, nor two with the same version of which one was lost, because the database was restored or a standby
+// took over. An update that has seen the one must not be written over the other.
 func newBirth() (int64, error) {
 	b := make([]byte, 8)
 	_, err := rand.Read(b)
@@ -90,6 +91,11 @@ func notNull(data []byte) []byte {
 
 // Update implements store.Store.
 func (s *Store) Update(ctx context.Context, kind, id string, edit func(store.Record) (store.Edit, error)) (store.Record, error) {
+	return s.change(ctx, kind, id, false, edit)
+}
+
+// change is Update, or UpdateRecalled.
+func (s *Store) change(ctx context.Context, kind, id string, recalled bool, edit func(store.Record) (store.Edit, error)) (store.Record, error) {
 	bounded, end, err := s.call(ctx, "update")
 	if err != nil {
 		return store.Record{}, err
@@ -99,11 +105,20 @@ func (s *Store) Update(ctx context.Context, kind, id string, edit func(store.Rec
 	if err != nil {
 		return store.Record{}, err
 	}
-	done, err := s.turns.take(bounded, recordKey{kind, id})
+	leave, err := s.turns.take(bounded, recordKey{kind, id})
 	if err != nil {
 		return store.Record{}, s.failed(ctx, "commit", err)
 	}
-	defer done()
+	defer leave()
+	if recalled {
+		r, done, err := s.changeRecalled(bounded, kind, id, edit)
+		if err != nil {
+			return store.Record{}, s.failed(ctx, "commit", err)
+		}
+		if done {
+			return r, nil
+		}
+	}
 	for {
 		old, err := s.read(bounded, kind, id)
 		if err != nil {
@@ -114,6 +129,7 @@ func (s *Store) Update(ctx context.Context, kind, id string, edit func(store.Rec
 		}
 		e, err := edit(old.Record)
 		if errors.Is(err, store.ErrKeep) {
+			s.remember(old.Record, old.birth)
 			return old.Record, nil
 		}
 		if err != nil {
@@ -123,24 +139,24 @@ func (s *Store) Update(ctx context.Context, kind, id string, edit func(store.Rec
 		if err != nil {
 			return store.Record{}, err
 		}
-		swapped, err := s.swap(bounded, *old, e)
+		r, swapped, err := s.swap(bounded, *old, e)
 		if err != nil {
 			return store.Record{}, s.failed(ctx, "commit", err)
 		}
 		if swapped {
-			r := old.Record
-			r.Version++
-			r.Expires = normal(e.Expires)
-			r.Data = bytes.Clone(e.Data)
 			return r, nil
 		}
 	}
 }
 
-// swap writes what an edit wants. It reports false if the record is no longer old.
-func (s *Store) swap(ctx context.Context, old stored, e store.Edit) (bool, error) {
+// swap writes what an edit wants, remembers the record and returns it. It reports false if the record is no longer old.
+func (s *Store) swap(ctx context.Context, old stored, e store.Edit) (store.Record, bool, error) {
+	birth, err := newBirth()
+	if err != nil {
+		return store.Record{}, false, err
+	}
 	sql := s.sql.update
-	args := []any{[]byte(old.Kind), []byte(old.ID), old.birth, int64(old.Version), seconds(e.Expires), notNull(e.Data)}
+	args := []any{[]byte(old.Kind), []byte(old.ID), old.birth, int64(old.Version), birth, seconds(e.Expires), notNull(e.Data)}
 	if e.Event != "" {
 		sql = s.sql.report
 		args = append(args, []byte(e.Event), seconds(s.clock()))
@@ -149,16 +165,21 @@ func (s *Store) swap(ctx context.Context, old stored, e store.Edit) (bool, error
 	tag, err := s.pool.Exec(ctx, sql, args...)
 	err = orGivenUp(ctx, err)
 	if err != nil {
-		return false, err
+		return store.Record{}, false, err
 	}
 	switch tag.RowsAffected() {
 	case 0:
-		return false, nil
+		return store.Record{}, false, nil
 	case 1:
 		s.committed(began)
-		return true, nil
+		r := old.Record
+		r.Version++
+		r.Expires = normal(e.Expires)
+		r.Data = e.Data
+		s.remember(r, birth)
+		return own(r), true, nil
 	}
-	return false, fmt.Errorf("%w: an update of one record has changed %d rows", errDamaged, tag.RowsAffected())
+	return store.Record{}, false, fmt.Errorf("%w: an update of one record has changed %d rows", errDamaged, tag.RowsAffected())
 }
 
 // orGivenUp returns the context's error for a write that was to be stopped meanwhile, although the server says that it is

@@ -24,6 +24,7 @@ func RunShared(t *testing.T, open OpenShared) {
 		{"Seen", testSharedSeen},
 		{"Update", testSharedUpdate},
 		{"Namesake", testSharedNamesake},
+		{"Recalled", testSharedRecalled},
 		{"CreateOverExpired", testSharedCreateOverExpired},
 		{"Tail", testSharedTail},
 		{"Sweep", testSharedSweep},

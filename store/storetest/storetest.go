@@ -36,6 +36,7 @@ func Run(t *testing.T, open Open) {
 		{"UpdatePanic", testUpdatePanic},
 		{"UpdateConcurrent", testUpdateConcurrent},
 		{"UpdateManyRecords", testUpdateManyRecords},
+		{"UpdateRecalled", testUpdateRecalled},
 		{"Expiry", testExpiry},
 		{"ExpiryMoved", testExpiryMoved},
 		{"ExpiryPrecision", testExpiryPrecision},

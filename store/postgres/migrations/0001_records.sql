@@ -2,7 +2,7 @@
 CREATE TABLE record (
 	kind    bytea  NOT NULL,
 	id      bytea  NOT NULL,
-	birth   bigint NOT NULL,  -- drawn at random by each creation: another record under the same id is another one
+	birth   bigint NOT NULL,  -- drawn at random by each write: two rows that have it in common are the same
 	version bigint NOT NULL,
 	labels  bytea[] NOT NULL, -- name, value, name, value; never changed
 	expires numeric(29, 9),   -- seconds since 1970; NULL: never
