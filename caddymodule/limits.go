@@ -227,11 +227,16 @@ func (b *timedBody) Read(p []byte) (int, error) {
 }
 
 // warnOfPatience warns of a server whose clients may take as long as they like. Headers and idle connections cost memory
-// before any handler is asked, so these are Caddy's to limit.
+// before any handler is asked, so these are Caddy's to limit. It also warns of an option that makes one request out of another.
 func warnOfPatience(ctx caddy.Context, logger *zap.Logger) {
 	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if !ok {
 		return
+	}
+	if server.EnableFullDuplex && server.ReadIdleTimeout >= 0 {
+		// net/http does not see behind the reader that read_body_idle puts around a body (RFC 9112 §11.2, and answersEarly).
+		logger.Error("enable_full_duplex lets clients write requests into bodies that are answered before they are read: "+
+			"remove it, or set read_body_idle to -1s", zap.Strings("listen", server.Listen))
 	}
 	var missing []string
 	if server.ReadHeaderTimeout <= 0 {

@@ -336,10 +336,15 @@ func TestWarningOfPatience(t *testing.T) {
 	if log := g.logged(); strings.Contains(log, warning) {
 		t.Errorf("%s", log)
 	}
+	const smuggling = "enable_full_duplex lets clients write requests into bodies"
+	data["enable_full_duplex"] = true
+	if log := g.logged(); strings.Contains(log, smuggling) {
+		t.Errorf("%s", log)
+	}
 	delete(data, "read_header_timeout")
 	data["write_idle_timeout"] = "-1s"
 	g.load(g.app(), servers)
-	if log := g.logged(); !strings.Contains(log, warning) || !strings.Contains(log, `["read_header","write_idle"]`) {
+	if log := g.logged(); !strings.Contains(log, warning) || !strings.Contains(log, `["read_header","write_idle"]`) || !strings.Contains(log, smuggling) {
 		t.Errorf("%s", log)
 	}
 }
