@@ -11,6 +11,14 @@ import (
 // software, and what sets state for our host or sends clients elsewhere. The last one has an option.
 var backendHeaders = [...]string{"Server", "Via", "X-Powered-By", "Alt-Svc", "Set-Cookie"}
 
+// backendTrailers are the same names, as handlers write trailers that they have not announced.
+var backendTrailers = func() (names [len(backendHeaders)]string) {
+	for i, name := range backendHeaders {
+		names[i] = http.TrailerPrefix + name
+	}
+	return names
+}()
+
 // setCookieAt is the place of Set-Cookie in backendHeaders.
 const setCookieAt = len(backendHeaders) - 1
 
@@ -44,6 +52,18 @@ func (f *answerFilter) filter() {
 			delete(header, name)
 		default:
 			header[name] = f.before[i]
+		}
+	}
+}
+
+// end is called when the next handler is done: what it has set by then goes out as trailers, or with the answer that somebody
+// else gives to its error.
+func (f *answerFilter) end() {
+	f.filter()
+	header := f.Header()
+	for i, name := range backendTrailers {
+		if i != setCookieAt || !f.withCookies {
+			delete(header, name)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -8,6 +9,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/edrgate/edrgate/tokens"
 )
 
 // handlerFunc is a handler that a test writes.
@@ -114,5 +117,48 @@ func TestAnswersTellNothingOfTheBackend(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestTrailersTellNothingOfTheBackend: what may not stand in the header of an answer may not come behind its body either, nor
+// with the answer that somebody else gives to an error.
+func TestTrailersTellNothingOfTheBackend(t *testing.T) {
+	w := newDataWorld(t)
+	backend := newRecordingBackend(t, func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/announced" {
+			rw.Header().Set("Trailer", "Server, Set-Cookie, X-Sum")
+		}
+		_, _ = io.WriteString(rw, "data")
+		_ = http.NewResponseController(rw).Flush()
+		prefix := http.TrailerPrefix
+		if r.URL.Path == "/announced" {
+			prefix = ""
+		}
+		for _, name := range []string{"Server", "Set-Cookie", "X-Sum"} {
+			rw.Header().Set(prefix+name, "CANARY")
+		}
+	})
+	fails := w.handler("fails", func(rw http.ResponseWriter, _ *http.Request) error {
+		rw.Header().Set("Set-Cookie", "CANARY")
+		return caddyhttp.Error(http.StatusBadGateway, errors.New("no answer"))
+	})
+	w.run(object{"routes": []object{
+		{"match": []object{{"path": []string{"/error"}}}, "handle": []object{w.auth("error", &Auth{AnyDataset: true}), fails}},
+		{"handle": []object{w.auth("auth", &Auth{AnyDataset: true}), reverseProxyTo(backend.hostport())}},
+	}})
+	_, token := w.flow(func(*tokens.StartRequest) {})
+	for _, path := range []string{"/announced", "/unannounced"} {
+		got := w.get(path, token)
+		if got.Trailer.Get("X-Sum") != "CANARY" {
+			t.Errorf("%s: a trailer that may pass does not: %v", path, got.Trailer)
+		}
+		for _, name := range []string{"Server", "Set-Cookie"} {
+			if got.Trailer.Get(name) == "CANARY" {
+				t.Errorf("%s: %s passes as a trailer", path, name)
+			}
+		}
+	}
+	if got := w.get("/error", token); got.StatusCode != http.StatusBadGateway || got.Header.Get("Set-Cookie") != "" {
+		t.Errorf("%d %v", got.StatusCode, got.Header)
 	}
 }

@@ -151,7 +151,9 @@ func (h *Auth) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.
 		return nil
 	}
 	defer admitted.end()
-	return next.ServeHTTP(admitted.answer.of(w, h.AllowSetCookie), r)
+	err := next.ServeHTTP(admitted.answer.of(w, h.AllowSetCookie), r)
+	admitted.answer.end()
+	return err
 }
 
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:

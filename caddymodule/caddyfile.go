@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -301,21 +300,6 @@ func text(field *string) func(*caddyfile.Dispenser) error {
 	}
 }
 
-func count(field *int) func(*caddyfile.Dispenser) error {
-	return func(d *caddyfile.Dispenser) error {
-		name := d.Val()
-		var value string
-		if !d.AllArgs(&value) {
-			return d.ArgErr()
-		}
-		parsed, err := strconv.Atoi(value)
-		if err != nil || parsed < 1 {
-			return d.Errf("%s: %q is not a number from 1 on", name, value)
-		}
-		return setOnce(d, name, field, parsed)
-	}
-}
-
 func word(field *string, among ...string) func(*caddyfile.Dispenser) error {
 	return func(d *caddyfile.Dispenser) error {
 		name := d.Val()
@@ -392,7 +376,6 @@ func namedText(values *map[string]string) func(*caddyfile.Dispenser) error {
 	}
 }
 
-// texts is the form of an option with one argument or more, which may be repeated.
 // durationOrOff keeps 0, which switches something off, from being taken for what is not set.
 func durationOrOff(field **caddy.Duration) func(*caddyfile.Dispenser) error {
 	return func(d *caddyfile.Dispenser) error {
@@ -410,6 +393,7 @@ func durationOrOff(field **caddy.Duration) func(*caddyfile.Dispenser) error {
 	}
 }
 
+// texts is the form of an option with one argument or more, which may be repeated.
 func texts(list *[]string) func(*caddyfile.Dispenser) error {
 	return func(d *caddyfile.Dispenser) error {
 		values := d.RemainingArgs()

@@ -111,6 +111,7 @@ func TestDataOptionsAreRefused(t *testing.T) {
 		{"auth", "edr_auth {\n any_dataset\n query a\n no_query\n}", "no_query together with query says two different things"},
 		{"auth", "edr_auth {\n any_dataset\n no_query a\n}", "after 'a'"},
 		{"auth", "edr_auth {\n any_dataset\n allow_set_cookie a\n}", "after 'a'"},
+		{"proxy", "edr_proxy {\n backends a:80\n methods GET PROPFIND\n}", "methods: PROPFIND is never served by edr_proxy, only GET, HEAD,"},
 		{"proxy", "edr_proxy", "backends is required"},
 		{"proxy", "edr_proxy backend:80", "after 'backend:80'"},
 		{"proxy", "edr_proxy {\n backends\n}", "after 'backends'"},

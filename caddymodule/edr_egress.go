@@ -109,10 +109,8 @@ func (h *Egress) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 		h.refuse(w, *refusal)
 		return nil
 	}
-	to.edrs = kept
+	to.edrs, to.writer = kept, w
 	caddyhttp.SetVar(r.Context(), outgoingVar, to)
-	// An answer may begin before the request has ended. Where that cannot be had there is nothing to enable.
-	_ = http.NewResponseController(w).EnableFullDuplex()
 	err := h.inner.ServeHTTP(w, to.Request, next)
 	if to.refusal != nil {
 		h.refuse(w, *to.refusal)
@@ -240,7 +238,7 @@ func (e *edrs) proxyRequest(w http.ResponseWriter, r *http.Request) (*outgoing, 
 		}
 	}
 	out := newOutgoing(r, id, asked.url)
-	out.Method, out.Body, out.ContentLength = http.MethodGet, http.NoBody, 0
+	out.Method, out.Body, out.ContentLength, out.body = http.MethodGet, http.NoBody, 0, nil // it has been read here
 	for name := range out.Header {
 		if strings.HasPrefix(name, "Content-") { // of the body that was read here
 			out.Header.Del(name)

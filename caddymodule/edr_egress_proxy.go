@@ -3,10 +3,12 @@ package caddymodule
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -19,8 +21,10 @@ import (
 // outgoing is a request for a data plane, as the data plane is to see it. Its URL has no host.
 type outgoing struct {
 	*http.Request
-	id   string // of the EDR
-	edrs *edrs
+	id     string // of the EDR
+	edrs   *edrs
+	writer http.ResponseWriter // for what concerns the connection to the client
+	body   *uploadedBody       // nil: there is none
 
 	// refusal is the answer of our own, where there is none of the data plane. nil also where nobody is left to be answered.
 	refusal *oauth.Refusal
@@ -38,10 +42,40 @@ func newOutgoing(r *http.Request, id string, u *url.URL) *outgoing {
 	out.URL = u
 	out.Header = egressHeader(r.Header)
 	out.Trailer, out.TransferEncoding, out.Close = nil, nil, false // of the client's connection
+	to := &outgoing{Request: out, id: id}
 	if r.ContentLength == 0 {
 		out.Body = http.NoBody
+		return to
 	}
-	return &outgoing{Request: out, id: id}
+	to.body = &uploadedBody{ReadCloser: out.Body}
+	out.Body = to.body
+	return to
+}
+
+// uploadedBody is the body of a client. It notes when all of it has been read.
+type uploadedBody struct {
+	io.ReadCloser
+	ended atomic.Bool
+}
+
+func (b *uploadedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		b.ended.Store(true)
+	}
+	return n, err
+}
+
+// answersEarly lets an answer begin before the request has ended. Then net/http leaves the rest of the body where it is, and
+// cannot see behind Caddy's body reader that it has to give up the connection for that: it would take what a client has
+// written into its body for the next request, perhaps of somebody else's behind the same proxy (RFC 9112 §11.2).
+func (o *outgoing) answersEarly() {
+	if o.body == nil || o.body.ended.Load() || o.ProtoMajor != 1 {
+		return
+	}
+	o.writer.Header().Set("Connection", "close") // RFC 9112 §9.6
+	// Where that cannot be had there is nothing to enable.
+	_ = http.NewResponseController(o.writer).EnableFullDuplex()
 }
 
 // newEgressProxy returns Caddy's proxy with the transport of EDRs. It is built in code rather than from configuration, so
@@ -147,6 +181,7 @@ func (t egressTransport) answer(to *outgoing, answer *consumer.Answer) (*http.Re
 			return nil, to.answeredBy(refusalOfEDR(to.id, answer.RenewalError))
 		}
 	}
+	to.answersEarly()
 	dropForeign(res.Header)
 	filterTrailers(res, dropForeignTrailers)
 	if answer.NotReplayed != "" {

@@ -1,14 +1,18 @@
 package caddymodule
 
 import (
+	"bufio"
 	"context"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/edrgate/edrgate/internal/testkit"
 )
@@ -146,5 +150,53 @@ func TestEgressWhileARenewalIsCancelled(t *testing.T) {
 	go func() { _ = w.running().Cleanup() }()
 	if a := <-answers; a.status != http.StatusServiceUnavailable || a.header.Get("Retry-After") == "" {
 		t.Errorf("%d %v %s", a.status, a.header, a.body)
+	}
+}
+
+// TestEgressTakesNoRequestOutOfABody: what is left unread of a body must not be taken for the next request of the
+// connection, which may be one of another client behind the same proxy (request smuggling).
+func TestEgressTakesNoRequestOutOfABody(t *testing.T) {
+	w := newConsumerWorld(t)
+	w.front.Config.Handler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.seen = append(w.seen, seenRequest{r.Method, r.URL.RequestURI(), "", r.Header.Clone()})
+		rw.WriteHeader(http.StatusNoContent) // before the body has been read
+	})
+	w.begin()
+	w.got("tp-1", "asset-1", 300)
+	inner := "GET /tp-1/smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
+	body := inner + strings.Repeat(" ", 1<<20-len(inner))
+	for _, path := range []string{"/unknown/a", "/tp-1/a"} {
+		connection, err := net.Dial("unix", w.sockets["egress"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer connection.Close()
+		err = connection.SetDeadline(time.Now().Add(20 * time.Second))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = fmt.Fprintf(connection, "POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n", path, len(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		go fmt.Fprint(connection, body) // as much as is taken
+		reader := bufio.NewReader(connection)
+		answer, err := http.ReadResponse(reader, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, answer.Body) // the connection may end before it
+		answer.Body.Close()
+		if !answer.Close {
+			t.Errorf("%s: the connection is kept", path)
+		}
+		_, _ = io.Copy(io.Discard, reader) // until it has ended
+	}
+	for _, seen := range w.requests() {
+		if strings.Contains(seen.uri, "smuggled") {
+			t.Errorf("the provider got a request out of a body: %s %s", seen.method, seen.uri)
+		}
 	}
 }

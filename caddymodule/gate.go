@@ -203,8 +203,8 @@ func (g *grant) placeholder(key string) (any, bool) {
 }
 
 // admit answers a request that may not go on and returns nil, or prepares it for the backend and returns its grant, whose
-// end must be called when the request has been served. The order is that of docs/decisions: method, path, renewals gone
-// astray, token, endpoint and dataset, what the route and the site let pass, load, identity.
+// end must be called when the request has been served. The order is: method, renewals gone astray, the site's methods, path,
+// token, endpoint and dataset, what the route and the site let pass, load, identity.
 func (g *gate) admit(w http.ResponseWriter, r *http.Request) *grant {
 	if r.URL.RawQuery != "" && oauth.QueryNamesToken(r.URL.RawQuery) {
 		g.hide(r, "data request whose query names a token, it is not logged")
@@ -213,17 +213,18 @@ func (g *gate) admit(w http.ResponseWriter, r *http.Request) *grant {
 		g.refuseMethod(w, r, methodsOfAll)
 		return nil
 	}
+	original, err := g.canonicalise(r)
+	if r.Method == http.MethodPost && g.app.refreshRequest(r) {
+		// Before everything that is 4xx: a path that is refused here may still name the refresh endpoint.
+		g.refuseRenewal(w, r)
+		return nil
+	}
 	if !g.rules.takesMethod(r.Method) {
 		g.refuseMethod(w, r, g.rules.allow)
 		return nil
 	}
-	original, err := g.canonicalise(r)
 	if err != nil {
 		g.refuse(w, r, refusal{reason: reasonPath, detail: pathFault(err)})
-		return nil
-	}
-	if r.Method == http.MethodPost && g.app.refreshRequest(r) {
-		g.refuseRenewal(w, r)
 		return nil
 	}
 	service, err := g.app.Service()

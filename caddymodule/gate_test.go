@@ -252,6 +252,38 @@ func TestMisroutedRenewal(t *testing.T) {
 	}
 }
 
+// TestMisroutedRenewalAtARuledSite: neither what a site lets pass nor a path that it refuses makes a 4xx of a renewal, which
+// its consumer would take for final.
+func TestMisroutedRenewalAtARuledSite(t *testing.T) {
+	rules := GateOptions{RequestRules: RequestRules{Methods: []string{"GET"}, NoQuery: true}}
+	for _, name := range []string{"edr_auth", "edr_proxy"} {
+		t.Run(name, func(t *testing.T) {
+			w := newDataWorld(t)
+			backend := newRecordingBackend(t, nil)
+			token := w.classicFlow(typeHTTPData, proxied(backend.URL))
+			if name == "edr_auth" {
+				w.run(nil, w.auth("h", &Auth{AnyDataset: true, GateOptions: rules}), reverseProxyTo(backend.hostport()))
+			} else {
+				w.run(nil, w.proxy("h", &Proxy{Backends: []string{backend.hostport()}, GateOptions: rules}))
+			}
+			for _, path := range []string{"/token", "//token"} {
+				w.app.renewals = path
+				got := w.send("POST", path+"?grant_type=refresh_token&refresh_token=CANARY-refresh", token, "", "Content-Length: 0")
+				if got.StatusCode != 503 || got.Header.Get("Retry-After") == "" {
+					t.Errorf("%s: got %d, want 503 with Retry-After", path, got.StatusCode)
+				}
+			}
+			backend.none(t)
+			if got := w.send("POST", "/x", token, "", "Content-Length: 0"); got.StatusCode != 405 {
+				t.Errorf("another POST: got %d, want 405", got.StatusCode)
+			}
+			if w.app.counted()[name+" misrouted refresh_request"] != 2 {
+				t.Errorf("counted %v", w.app.counted())
+			}
+		})
+	}
+}
+
 func TestMethodsAndUpgrades(t *testing.T) {
 	cases := []struct {
 		name    string

@@ -23,18 +23,19 @@ import (
 // writing, and how large headers may be, are limits of Caddy's servers.
 type Limits struct {
 	// RequestsPerFlow is how many data requests of one flow are served at once; further ones get 429. -1: any number.
-	// Default: 512.
+	// Default: 512, or RequestsPerConsumer where that is less.
 	RequestsPerFlow int `json:"requests_per_flow,omitempty"`
 
 	// RequestsPerConsumer is the same for all flows together of one consumer: of the DID that they are bound to, otherwise
-	// of the counterparty. -1: any number. Default: 2048.
+	// of the counterparty. -1: any number. Default: 2048, or four times RequestsPerFlow where that is more.
 	RequestsPerConsumer int `json:"requests_per_consumer,omitempty"`
 
 	// Renewals is how many renewals are worked on at once; further ones get 503, and consumers try again. They have a bound
 	// of their own, so that data is served when all tokens are renewed at one time. Default: 256.
 	Renewals int `json:"renewals,omitempty"`
 
-	// RenewalsPerConsumer is the same for those of one consumer: where its DID host is slow, the others have room. Default: 128.
+	// RenewalsPerConsumer is the same for those of one consumer: where its DID host is slow, the others have room. Default: half
+	// of Renewals, 128.
 	RenewalsPerConsumer int `json:"renewals_per_consumer,omitempty"`
 
 	// Starts is how many starts and prepares of one control plane are worked on at once at each edr_signaling. Default: 16.
@@ -63,9 +64,8 @@ const unlimited = -1
 // The defaults, and the bounds of what makes sense (docs/decisions: limits).
 const (
 	defaultRequestsPerFlow     = 512
-	defaultRequestsPerConsumer = 2048
+	defaultRequestsPerConsumer = 4 * defaultRequestsPerFlow // at least; a consumer has several flows
 	defaultRenewals            = 256
-	defaultRenewalsPerConsumer = 128
 	defaultStarts              = 16
 	defaultStartWait           = caddy.Duration(20 * time.Second)
 	defaultMessageTimeout      = caddy.Duration(10 * time.Second)
@@ -78,10 +78,14 @@ const (
 )
 
 func (l *Limits) setDefaults() {
-	l.RequestsPerFlow = orDefault(l.RequestsPerFlow, defaultRequestsPerFlow)
-	l.RequestsPerConsumer = orDefault(l.RequestsPerConsumer, defaultRequestsPerConsumer)
+	perFlow := defaultRequestsPerFlow
+	if l.RequestsPerConsumer > 0 {
+		perFlow = min(perFlow, l.RequestsPerConsumer)
+	}
+	l.RequestsPerFlow = orDefault(l.RequestsPerFlow, perFlow)
+	l.RequestsPerConsumer = orDefault(l.RequestsPerConsumer, max(4*l.RequestsPerFlow, defaultRequestsPerConsumer))
 	l.Renewals = orDefault(l.Renewals, defaultRenewals)
-	l.RenewalsPerConsumer = orDefault(l.RenewalsPerConsumer, defaultRenewalsPerConsumer)
+	l.RenewalsPerConsumer = orDefault(l.RenewalsPerConsumer, (l.Renewals+1)/2)
 	l.Starts = orDefault(l.Starts, defaultStarts)
 	l.StartWait = orDefault(l.StartWait, defaultStartWait)
 	l.TokenBytes = orDefault(l.TokenBytes, oauth.DefaultTokenLimit)
@@ -95,6 +99,10 @@ func (l *Limits) check() error {
 		return errors.New("requests_per_flow and requests_per_consumer must be above 0, or -1 for any number")
 	case l.Renewals < 0 || l.RenewalsPerConsumer < 0 || l.Starts < 0:
 		return errors.New("renewals, renewals_per_consumer and starts must be above 0")
+	case l.RequestsPerConsumer > 0 && l.RequestsPerFlow > l.RequestsPerConsumer:
+		return errors.New("requests_per_flow is above requests_per_consumer, so that no flow ever gets there")
+	case l.RenewalsPerConsumer > l.Renewals:
+		return errors.New("renewals_per_consumer is above renewals, so that one consumer can take all of them")
 	case l.StartWait < 0 || l.StartWait > maxStartWait:
 		return fmt.Errorf("start_wait must be above 0 and at most %s", time.Duration(maxStartWait))
 	case l.TokenBytes < minTokenBytes || l.TokenBytes > maxTokenBytes:
@@ -219,11 +227,16 @@ func (b *timedBody) Read(p []byte) (int, error) {
 }
 
 // warnOfPatience warns of a server whose clients may take as long as they like. Headers and idle connections cost memory
-// before any handler is asked, so these are Caddy's to limit.
+// before any handler is asked, so these are Caddy's to limit. It also warns of an option that makes one request out of another.
 func warnOfPatience(ctx caddy.Context, logger *zap.Logger) {
 	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if !ok {
 		return
+	}
+	if server.EnableFullDuplex && server.ReadIdleTimeout >= 0 {
+		// net/http does not see behind the reader that read_body_idle puts around a body (RFC 9112 §11.2, and answersEarly).
+		logger.Error("enable_full_duplex lets clients write requests into bodies that are answered before they are read: "+
+			"remove it, or set read_body_idle to -1s", zap.Strings("listen", server.Listen))
 	}
 	var missing []string
 	if server.ReadHeaderTimeout <= 0 {

@@ -51,6 +51,27 @@ func TestLimitsCaddyfile(t *testing.T) {
 	}
 }
 
+// TestLimitsFitTogether: a bound that is set alone must not leave another one without effect: with half of the renewals for
+// one consumer there is always room for others.
+func TestLimitsFitTogether(t *testing.T) {
+	type numbers struct{ flow, consumer, renewals, ofConsumer int }
+	for _, c := range []struct{ set, want numbers }{
+		{numbers{}, numbers{512, 2048, 256, 128}},
+		{numbers{flow: 8, renewals: 100}, numbers{8, 2048, 100, 50}},
+		{numbers{flow: 1000, renewals: 1}, numbers{1000, 4000, 1, 1}},
+		{numbers{consumer: 20, ofConsumer: 5}, numbers{20, 20, 256, 5}},
+		{numbers{flow: unlimited}, numbers{unlimited, 2048, 256, 128}},
+		{numbers{consumer: unlimited}, numbers{512, unlimited, 256, 128}},
+	} {
+		l := Limits{RequestsPerFlow: c.set.flow, RequestsPerConsumer: c.set.consumer, Renewals: c.set.renewals, RenewalsPerConsumer: c.set.ofConsumer}
+		l.setDefaults()
+		got := numbers{l.RequestsPerFlow, l.RequestsPerConsumer, l.Renewals, l.RenewalsPerConsumer}
+		if got != c.want || l.check() != nil {
+			t.Errorf("%+v: got %+v and %v, want %+v", c.set, got, l.check(), c.want)
+		}
+	}
+}
+
 // TestRequestsAtOnce: further requests of a flow and of a consumer are told to come again, and nobody else's.
 func TestRequestsAtOnce(t *testing.T) {
 	for _, directive := range []string{"edr_auth", "edr_proxy"} {
@@ -315,10 +336,15 @@ func TestWarningOfPatience(t *testing.T) {
 	if log := g.logged(); strings.Contains(log, warning) {
 		t.Errorf("%s", log)
 	}
+	const smuggling = "enable_full_duplex lets clients write requests into bodies"
+	data["enable_full_duplex"] = true
+	if log := g.logged(); strings.Contains(log, smuggling) {
+		t.Errorf("%s", log)
+	}
 	delete(data, "read_header_timeout")
 	data["write_idle_timeout"] = "-1s"
 	g.load(g.app(), servers)
-	if log := g.logged(); !strings.Contains(log, warning) || !strings.Contains(log, `["read_header","write_idle"]`) {
+	if log := g.logged(); !strings.Contains(log, warning) || !strings.Contains(log, `["read_header","write_idle"]`) || !strings.Contains(log, smuggling) {
 		t.Errorf("%s", log)
 	}
 }

@@ -152,6 +152,11 @@ func (h *Proxy) check() error {
 	if (h.ClientCertificate == "") != (h.ClientKey == "") {
 		return errors.New("tls_client_auth needs a certificate file and a key file")
 	}
+	for _, method := range h.Methods {
+		if !dataMethods[method] && isToken(method) {
+			return fmt.Errorf("methods: %s is never served by edr_proxy, only %s", method, methodsOfAll)
+		}
+	}
 	return h.GateOptions.validate()
 }
 

@@ -78,6 +78,8 @@ func TestSettings(t *testing.T) {
 		"async without callback":    {object{"routes": object{"r": object{"datasets": []string{"a"}, "async": true}}}, "route r: async needs a callback of every control plane"},
 		"limit of requests":         {object{"limits": object{"requests_per_flow": -2}}, "limits: requests_per_flow and requests_per_consumer must be above 0, or -1"},
 		"limit of renewals":         {object{"limits": object{"renewals": -1}}, "limits: renewals, renewals_per_consumer and starts must be above 0"},
+		"limit of a flow":           {object{"limits": object{"requests_per_flow": 3, "requests_per_consumer": 2}}, "limits: requests_per_flow is above requests_per_consumer"},
+		"limit of one's renewals":   {object{"limits": object{"renewals": 2, "renewals_per_consumer": 3}}, "limits: renewals_per_consumer is above renewals"},
 		"limit of a wait":           {object{"limits": object{"start_wait": "28s"}}, "limits: start_wait must be above 0 and at most 25s"},
 		"limit of tokens":           {object{"limits": object{"token_bytes": 100}}, "limits: token must be from 1.0 KiB to 64 KiB"},
 		"limit of messages":         {object{"limits": object{"message_bytes": 100}}, "limits: message must be from 4.0 KiB to 16 MiB"},

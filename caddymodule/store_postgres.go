@@ -186,7 +186,7 @@ func (p *PostgresStore) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		"dsn":             text(&p.DSN),
 		"password":        text(&p.Password),
 		"schema":          text(&p.Schema),
-		"max_connections": count(&p.MaxConnections),
+		"max_connections": number(&p.MaxConnections, false),
 	})
 	return parseBlock(d, "store postgres", options)
 }

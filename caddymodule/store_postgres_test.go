@@ -66,7 +66,7 @@ func TestPostgresStoreSettings(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if test.store.StoreKey() != test.key || strings.Contains(test.store.StoreKey()+test.store.StoreOptions(), "canary-8d1f") {
+			if test.store.StoreKey() != test.key || strings.Contains(test.store.StoreKey()+test.store.StoreOptions(), canary) {
 				t.Errorf("key %q, options %q; want key %q", test.store.StoreKey(), test.store.StoreOptions(), test.key)
 			}
 		})
