@@ -6,7 +6,7 @@ TOOL = go tool -modfile=tools/go.mod
 FUZZTIME = 30s
 BENCHTIME = 1s
 
-.PHONY: all build build-pinned modules pins run test fuzz lint golden integration interop postgres bench bench-postgres clean
+.PHONY: all build build-pinned modules pins run run-replicas test fuzz lint golden integration interop postgres bench bench-postgres clean
 
 all: lint test build
 
@@ -31,6 +31,11 @@ pins:
 # Runs the quick start against the binary: make run ARGS="..."
 run: build
 	go run ./examples/quickstart $(ARGS)
+
+# Shows three gateways over one PostgreSQL, whose server it needs, behind a Caddy: make run-replicas ARGS="..."
+run-replicas: build
+	@./store/postgres/pgtest/requirements.sh postgresql
+	go run ./examples/replicas $(ARGS)
 
 # The binary is what the integration tests run.
 test: build
@@ -72,14 +77,14 @@ interop:
 # The store in PostgreSQL and the gateway over it, with a server of their own: needs PostgreSQL's server and PgBouncer,
 # which root on Debian gets by this.
 postgres:
-	@./store/postgres/pgtest/requirements.sh
+	@./store/postgres/pgtest/requirements.sh postgresql pgbouncer
 	@$(MAKE) build
 	go test -race -tags postgres -count=1 -timeout 15m ./store/postgres/...
 	go test -race -tags postgres -count=1 -timeout 15m -run '^TestPostgres' ./integration
 
 # How much of what PostgreSQL can do is left after the store.
 bench-postgres:
-	@./store/postgres/pgtest/requirements.sh
+	@./store/postgres/pgtest/requirements.sh postgresql pgbouncer
 	go test -tags postgres -run '^$$' -bench . -benchtime $(BENCHTIME) ./store/postgres
 
 bench:

@@ -43,7 +43,7 @@ var mayImport = map[string][]string{
 	"store/storetest": {"store", "store/move", "internal"},
 	"internal":        {"internal"},
 	"integration":     {"internal"}, // knows the gateway by its sockets only
-	"examples":        {"internal"},
+	"examples":        {"internal", "examples/internal", "store/postgres/pgtest"},
 	"bench":           {"caddymodule", "signaling", "oauth", "tokens", "did", "store", "internal"},
 	"xcaddy":          {""},
 }
