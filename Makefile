@@ -6,7 +6,7 @@ TOOL = go tool -modfile=tools/go.mod
 FUZZTIME = 30s
 BENCHTIME = 1s
 
-.PHONY: all build build-pinned modules pins run run-replicas test fuzz lint golden integration interop postgres bench bench-postgres clean
+.PHONY: all build build-pinned modules pins run run-replicas test fuzz lint golden integration interop postgres replicas bench bench-postgres clean
 
 all: lint test build
 
@@ -55,8 +55,8 @@ lint:
 	$(TOOL) staticcheck ./...
 	go vet -tags interop ./integration/edc
 	$(TOOL) staticcheck -tags interop ./integration/edc
-	go vet -tags postgres ./store/postgres/... ./integration
-	$(TOOL) staticcheck -tags postgres ./store/postgres/... ./integration
+	go vet -tags postgres ./store/postgres/... ./integration ./integration/replicas
+	$(TOOL) staticcheck -tags postgres ./store/postgres/... ./integration ./integration/replicas
 	@! grep -rnE '\.Skip(f|Now)?\(|testing\.Short\(' --include='*_test.go' . || { echo "no test is skipped here"; false; }
 
 # Writes what the golden files expect. Read the difference before you commit it.
@@ -77,14 +77,20 @@ interop:
 # The store in PostgreSQL and the gateway over it, with a server of their own: needs PostgreSQL's server and PgBouncer,
 # which root on Debian gets by this.
 postgres:
-	@./store/postgres/pgtest/requirements.sh postgresql pgbouncer
+	@./store/postgres/pgtest/requirements.sh
 	@$(MAKE) build
 	go test -race -tags postgres -count=1 -timeout 15m ./store/postgres/...
 	go test -race -tags postgres -count=1 -timeout 15m -run '^TestPostgres' ./integration
 
+# Several gateways over one PostgreSQL. SEEDS is how many schedules of faults are tried; SEED=n tries that one.
+replicas:
+	@./store/postgres/pgtest/requirements.sh
+	@$(MAKE) build
+	go test -race -tags postgres -count=1 -v -timeout 15m ./integration/replicas
+
 # How much of what PostgreSQL can do is left after the store.
 bench-postgres:
-	@./store/postgres/pgtest/requirements.sh postgresql pgbouncer
+	@./store/postgres/pgtest/requirements.sh
 	go test -tags postgres -run '^$$' -bench . -benchtime $(BENCHTIME) ./store/postgres
 
 bench:

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Sees to it that what is named is there, PostgreSQL's server (postgresql) or PgBouncer (pgbouncer). What is missing is installed
-# where that is possible without asking anybody, by root with apt-get, and otherwise named.
-#
-#   requirements.sh postgresql pgbouncer
+# Sees to it that PostgreSQL's server (postgresql) and PgBouncer (pgbouncer) are there, or only the one that is named. What is
+# missing is installed where that is possible without asking anybody, by root with apt-get, and otherwise named.
+[ $# -gt 0 ] || set -- postgresql pgbouncer
+
 has_server() {
 	for bin in "$(pg_config --bindir 2>/dev/null)" /usr/lib/postgresql/*/bin /usr/pgsql-*/bin \
 		/opt/homebrew/opt/postgresql@*/bin /usr/local/opt/postgresql@*/bin; do
