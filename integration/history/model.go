@@ -187,9 +187,17 @@ func local(o Operation, operations []Operation) bool {
 }
 
 func describe(part []porcupine.Operation) string {
-	var lines []string
+	var operations []Operation
 	for _, o := range part {
-		lines = append(lines, o.Input.(Operation).String())
+		operations = append(operations, o.Input.(Operation))
+	}
+	return list(operations)
+}
+
+func list(operations []Operation) string {
+	var lines []string
+	for _, o := range operations {
+		lines = append(lines, o.String())
 	}
 	return strings.Join(lines, "\n")
 }

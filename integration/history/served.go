@@ -40,7 +40,7 @@ func Served(operations []Operation, maxStaleness time.Duration) error {
 			reason = "nothing gives a reason for this"
 		}
 		if reason != "" {
-			return fmt.Errorf("%s: %s", d, reason)
+			return fmt.Errorf("%s: %s; the flow's history:\n%s", d, reason, list(changes))
 		}
 	}
 	return nil
