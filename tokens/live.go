@@ -300,8 +300,9 @@ func (f *liveFlow) advance(version uint64, state State) {
 
 // state returns the present state.
 func (f *liveFlow) state() State {
-	if p := f.pinned.Load(); p != nil {
+	recorded := stateNames[f.word.Load()&(1<<stateBits-1)]
+	if p := f.pinned.Load(); p != nil && !recorded.Ended() {
 		return *p
 	}
-	return stateNames[f.word.Load()&(1<<stateBits-1)]
+	return recorded
 }

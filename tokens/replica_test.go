@@ -408,6 +408,39 @@ func TestJournaledSuspendIsOvertakenByAResume(t *testing.T) {
 	}
 }
 
+// What a suspension that waits here makes of a flow must not be resumed if another gateway has ended it meanwhile: it would
+// open again, everywhere.
+func TestResumeOfAHeldSuspendBringsNoEndedFlowBack(t *testing.T) {
+	x, there := gateways(t)
+	x.config.Live.KeepIn(&fakeJournal{})
+	edr := x.start(dpsStart("flow-1"))
+	unseen := x.mustRenew(edr.RefreshToken, edr.AccessToken).AccessToken
+	err := x.verify(edr.AccessToken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.store.fail(errBroken, errBroken)
+	ending := x.must(x.Suspend(t.Context(), controlPlane, x.message("flow-1", "m1")))
+	if ending.Outcome != Journaled {
+		t.Fatalf("outcome %s", ending.Outcome)
+	}
+	x.store.fail(nil, nil)
+	x.must(there.Terminate(t.Context(), controlPlane, x.message("flow-1", "m2")))
+	// The log has not been read here yet.
+	_, err = x.renewWith(edr.RefreshToken, edr.AccessToken)
+	wantCode(t, err, CodeFlowEnded)
+	wantCode(t, x.verify(unseen), CodeFlowEnded)
+	_, err = x.Resume(t.Context(), controlPlane, x.message("flow-1", "m3"))
+	wantCode(t, err, CodeState)
+	follow(t, x.Service)
+	wantCode(t, x.verify(edr.AccessToken), CodeFlowEnded)
+	x.retryPins(t.Context())
+	f, err := x.Flow(t.Context(), "flow-1")
+	if err != nil || f.State != Terminated || len(x.config.Live.waiting()) != 0 {
+		t.Errorf("the flow is %v, %v", f, err)
+	}
+}
+
 func TestJournalThatTakesNothing(t *testing.T) {
 	x := newFixture(t)
 	x.config.Live.KeepIn(&fakeJournal{full: true})

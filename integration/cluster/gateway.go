@@ -237,6 +237,32 @@ func (g *Gateway) AwaitReady() {
 	}
 }
 
+// Revive has the gateway run and be ready, whatever was done to it, and starts it again when it ends, as an init system
+// does.
+func (g *Gateway) Revive() {
+	g.t.Helper()
+	deadline := time.Now().Add(Patience)
+	for g.Ready() != http.StatusOK {
+		if time.Now().After(deadline) {
+			g.t.Fatalf("%s does not get ready: %s", g.Name, tail(g.path("error.log")))
+		}
+		if !g.Running() {
+			g.Launch()
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// Log is what the process has logged.
+func (g *Gateway) Log() string {
+	g.t.Helper()
+	data, err := os.ReadFile(g.path("error.log"))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return string(data)
+}
+
 // Ready returns the status of the probe; 0: there is no answer.
 func (g *Gateway) Ready() int {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
