@@ -110,6 +110,23 @@ func (c *Cluster) Execute(database, sql string) {
 	}
 }
 
+// Holds asks a server, which may be a standby, a question whose answer is yes or no.
+func Holds(t testing.TB, server *pgtest.Server, database, question string) bool {
+	t.Helper()
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, server.SocketDSN(pgtest.Admin, database))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(ctx) }() // nothing was written
+	var yes bool
+	err = conn.QueryRow(ctx, question).Scan(&yes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return yes
+}
+
 // Database is the name of the gateways' database.
 func (c *Cluster) Database() string { return c.database }
 

@@ -53,6 +53,13 @@ func (l *Link) Break() error {
 	return l.proxy.Start()
 }
 
+// Lead makes the line lead to another server from now on, as a service address does when a standby takes over.
+func (l *Link) Lead(upstream string) error {
+	l.proxy.Stop()
+	l.proxy.Upstream = upstream
+	return l.proxy.Start()
+}
+
 // Swallow takes what both sides send and passes nothing on, as a firewall that drops packets, until Release. What was
 // swallowed is lost, and the connection it was on is ended by Release.
 func (l *Link) Swallow() error {

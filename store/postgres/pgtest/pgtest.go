@@ -223,6 +223,69 @@ func (s *Server) Standby(ctx context.Context) (*Server, error) {
 	return standby, nil
 }
 
+// Follower starts a standby that gets what this server writes, as long as both run. It takes no writes, has the same
+// certificate, and waits for nobody: what had not arrived when this server was lost is lost. Stop must be called.
+func (s *Server) Follower(ctx context.Context) (*Server, error) {
+	dir, err := os.MkdirTemp("", "edrgate-pg-")
+	if err != nil {
+		return nil, err
+	}
+	f := &Server{dir: dir, bin: s.bin, ca: s.ca}
+	err = f.prepareToFollow(ctx, s)
+	if err == nil {
+		err = f.Run(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return f, nil
+}
+
+func (s *Server) prepareToFollow(ctx context.Context, primary *Server) error {
+	for _, name := range []string{"server.key", "server.crt"} {
+		content, err := os.ReadFile(filepath.Join(primary.dir, name))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(s.dir, name), content, 0o600)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	var err error
+	s.port, err = FreePort()
+	if err == nil {
+		err = giveAway(s.dir)
+	}
+	if err != nil {
+		return err
+	}
+	backup := exec.CommandContext(ctx, filepath.Join(s.bin, "pg_basebackup"), "--host", primary.dir, "--port", strconv.Itoa(primary.port),
+		"--username", Admin, "--pgdata", s.data(), "--write-recovery-conf", "--checkpoint", "fast")
+	err = runUnprivileged(backup, s.dir)
+	if err != nil {
+		return err
+	}
+	output, err := backup.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("pg_basebackup: %w: %s", err, output)
+	}
+	return nil
+}
+
+// Promote makes a standby a server that takes writes.
+func (s *Server) Promote(ctx context.Context) error {
+	promote := exec.CommandContext(ctx, filepath.Join(s.bin, "pg_ctl"), "promote", "--pgdata", s.data(), "--wait")
+	err := runUnprivileged(promote, s.dir)
+	if err != nil {
+		return err
+	}
+	output, err := promote.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("pg_ctl promote: %w: %s", err, output)
+	}
+	return nil
+}
+
 // FreePort returns a TCP port of the loopback interface that nobody listens on.
 func FreePort() (int, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
