@@ -230,7 +230,7 @@ func (h *Signaling) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddy
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return nil
 	}
-	to.handler.ServeHTTP(w, r)
+	answeringPanics(w, h.logger, func(w http.ResponseWriter) { to.handler.ServeHTTP(w, r) })
 	return nil
 }
 
