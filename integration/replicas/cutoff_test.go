@@ -105,7 +105,21 @@ func TestCutOff(t *testing.T) {
 	c.Gateways[0].Link.Mend()
 	c.Gateways[1].Link.Mend()
 	c.Gateways[2].Link.Release(t.Context())
+	everywhere := func(p party) bool {
+		for _, g := range c.Gateways {
+			answer, err := g.Data(timeout(t), p.tokens.Access)
+			if err != nil || answer.Status != refused(p.Flow) {
+				return false
+			}
+		}
+		return true
+	}
 	mended := time.Now()
+	for _, p := range ending {
+		testkit.Eventually(t, "what was ended is ended everywhere", func() bool { return everywhere(p) })
+	}
+	t.Logf("%s after the cut of %s what was ended meanwhile was ended everywhere; each gateway served %v times and then said %v times to come later",
+		time.Since(mended).Round(time.Millisecond), lasts, served, waited)
 	for i, p := range kept {
 		for _, g := range c.Gateways {
 			testkit.Eventually(t, "a flow is served again", func() bool {
@@ -118,20 +132,6 @@ func TestCutOff(t *testing.T) {
 		}
 		renewed(t, c.Gateways[(i+1)%len(c.Gateways)], p.Flow, p.tokens)
 	}
-	everywhere := func(p party) bool {
-		for _, g := range c.Gateways {
-			answer, err := g.Data(timeout(t), p.tokens.Access)
-			if err != nil || answer.Status != refused(p.Flow) {
-				return false
-			}
-		}
-		return true
-	}
-	for _, p := range ending {
-		testkit.Eventually(t, "what was ended is ended everywhere", func() bool { return everywhere(p) })
-	}
-	t.Logf("%s after the cut of %s what was ended meanwhile was ended everywhere; each gateway served %v times and then said %v times to come later",
-		time.Since(mended).Round(time.Millisecond), lasts, served, waited)
 	for _, g := range c.Gateways {
 		if !everywhere(ending[0]) {
 			t.Error("an ended flow came back")
