@@ -6,7 +6,7 @@ TOOL = go tool -modfile=tools/go.mod
 FUZZTIME = 30s
 BENCHTIME = 1s
 
-.PHONY: all build build-pinned modules pins run run-replicas test fuzz lint golden integration interop postgres replicas bench bench-postgres clean
+.PHONY: all build build-pinned modules pins run run-replicas test fuzz lint golden integration interop postgres replicas faults soak bench bench-postgres clean
 
 all: lint test build
 
@@ -87,6 +87,12 @@ replicas:
 	@./store/postgres/pgtest/requirements.sh
 	@$(MAKE) build
 	go test -race -tags postgres -count=1 -v -timeout 15m ./integration/replicas
+
+# The same for half an hour: a hundred schedules, and the database away for 30 s.
+soak:
+	@./store/postgres/pgtest/requirements.sh
+	@$(MAKE) build
+	SOAK=1 SEEDS=$(or $(SEEDS),100) go test -race -tags postgres -count=1 -v -timeout 90m ./integration/replicas
 
 # How much of what PostgreSQL can do is left after the store.
 bench-postgres:

@@ -353,6 +353,45 @@ func TestJournaledEndingOutlivesTheProcess(t *testing.T) {
 	}
 }
 
+// Other gateways that were cut off too serve what was ended here until the store has it, so it must not wait for its turn.
+func TestReachedStoreGetsTheJournalAtOnce(t *testing.T) {
+	for name, reach := range map[string]func(*Live){
+		"refuse":             func(l *Live) { l.Fresh(time.Now().Add(time.Hour)) },
+		"until_token_expiry": (*Live).FreshForEver,
+	} {
+		t.Run(name, func(t *testing.T) {
+			x := newFixture(t)
+			x.config.Live.KeepIn(new(fakeJournal))
+			x.config.Live.begin(x.Service)
+			x.start(dpsStart("flow-1"))
+			told := func() bool {
+				select {
+				case <-x.reached:
+					return true
+				default:
+					return false
+				}
+			}
+			reach(x.config.Live)
+			if told() {
+				t.Error("told with an empty journal")
+			}
+			x.store.fail(errBroken, errBroken)
+			x.must(x.Terminate(t.Context(), controlPlane, x.message("flow-1", "m1")))
+			x.config.Live.Fresh(time.Time{})
+			if told() {
+				t.Error("told that the store can be reached, and it cannot")
+			}
+			x.store.fail(nil, nil)
+			reach(x.config.Live)
+			reach(x.config.Live) // nobody waits for the service
+			if !told() {
+				t.Error("not told")
+			}
+		})
+	}
+}
+
 func TestJournaledEndingAppliesToItsCallersFlowsOnly(t *testing.T) {
 	x := newFixture(t, func(c *Config) { c.ControlPlanes = append(c.ControlPlanes, "another") })
 	journal := new(fakeJournal)

@@ -30,6 +30,7 @@ type Workload struct {
 	Think   time.Duration       // longest pause of a client between two requests
 	Timeout time.Duration       // of a request
 	Classic func(flow int) bool // default: none
+	Begin   func()              // called when the flows are started; default: nothing
 }
 
 // Run starts the flows, one after the other, and lets the clients work. The error is that of a start.
@@ -44,6 +45,9 @@ func (w Workload) Run(ctx context.Context) (*History, error) {
 			return nil, errors.New("a flow was not started: " + answer.Reason)
 		}
 		known[f].learn(answer.Tokens)
+	}
+	if w.Begin != nil {
+		w.Begin()
 	}
 	ctx, cancel := context.WithTimeout(ctx, w.For)
 	defer cancel()

@@ -67,10 +67,10 @@ func TestHistories(t *testing.T) {
 			w := newWorld(t, c)
 			var failing sync.WaitGroup
 			ctx, cancel := context.WithCancel(t.Context())
-			failing.Go(func() { w.fail(ctx, seed) })
 			h, err := history.Workload{
 				Seed: seed, Nodes: w.nodes(), Flows: historyFlows, Clients: historyClients, For: historyLength, Think: 40 * time.Millisecond,
 				Timeout: historyTimeout, Classic: isClassic,
+				Begin: func() { failing.Go(func() { w.fail(ctx, seed) }) },
 			}.Run(t.Context())
 			cancel()
 			failing.Wait()

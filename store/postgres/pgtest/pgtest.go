@@ -173,6 +173,9 @@ func (s *Server) end(signal os.Signal) error {
 	return ended.end(signal)
 }
 
+// Program returns the path of one of PostgreSQL's programs that is as new as the server, such as pg_dump.
+func (s *Server) Program(name string) string { return filepath.Join(s.bin, name) }
+
 // Address is the host and port of the server.
 func (s *Server) Address() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port)) }
 
@@ -184,6 +187,9 @@ func (s *Server) DSN(user, password, database string) string {
 	}
 	return u.String()
 }
+
+// Socket is the directory and the port by which PostgreSQL's programs find the socket.
+func (s *Server) Socket() (directory string, port int) { return s.dir, s.port }
 
 // SocketDSN returns a connection string for the socket, by which nobody needs a password.
 func (s *Server) SocketDSN(user, database string) string {
