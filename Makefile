@@ -55,8 +55,8 @@ lint:
 	$(TOOL) staticcheck ./...
 	go vet -tags interop ./integration/edc
 	$(TOOL) staticcheck -tags interop ./integration/edc
-	go vet -tags postgres ./store/postgres/... ./integration ./integration/replicas
-	$(TOOL) staticcheck -tags postgres ./store/postgres/... ./integration ./integration/replicas
+	go vet -tags postgres ./store/postgres/... ./integration ./integration/replicas ./integration/faults
+	$(TOOL) staticcheck -tags postgres ./store/postgres/... ./integration ./integration/replicas ./integration/faults
 	@! grep -rnE '\.Skip(f|Now)?\(|testing\.Short\(' --include='*_test.go' . || { echo "no test is skipped here"; false; }
 
 # Writes what the golden files expect. Read the difference before you commit it.
@@ -88,10 +88,17 @@ replicas:
 	@$(MAKE) build
 	go test -race -tags postgres -count=1 -v -timeout 15m ./integration/replicas
 
-# The same for half an hour: a hundred schedules, and the database away for 30 s.
+# The tests of docs/faults.md beside those that `make test` and `make replicas` have anyway.
+faults:
+	@./store/postgres/pgtest/requirements.sh postgresql
+	@$(MAKE) build
+	go test -race -tags postgres -count=1 -timeout 10m ./integration/faults
+
+# Several gateways and a directory for half an hour: a hundred schedules, a hundred kills of a gateway over a directory, and the database away for 30 s.
 soak:
 	@./store/postgres/pgtest/requirements.sh
 	@$(MAKE) build
+	KILLS=100 go test -race -count=1 -v -timeout 30m -run '^TestFaultKilledAgainAndAgain$$' ./integration
 	SOAK=1 SEEDS=$(or $(SEEDS),100) go test -race -tags postgres -count=1 -v -timeout 90m ./integration/replicas
 
 # How much of what PostgreSQL can do is left after the store.

@@ -15,7 +15,7 @@ import (
 	"github.com/edrgate/edrgate/internal/testkit"
 )
 
-// The tests named TestFault are those of docs/faults.md that need no database. `make faults` runs them.
+// The tests named TestFault are those of docs/faults.md that need no database.
 
 // TestFaultKilledBeforeTheCommit: the process dies while a renewal waits for the consumer's DID document. Nothing has
 // changed, and the same request, sent again, rotates.

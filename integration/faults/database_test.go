@@ -213,3 +213,38 @@ func TestSlowDatabase(t *testing.T) {
 		t.Error("no error of the store was counted")
 	}
 }
+
+// TestStoppedReplica goes on after it was stopped for longer than max_staleness (SIGSTOP, or a machine that was paused): what it
+// remembers is not served before it has read what has happened meanwhile.
+func TestStoppedReplica(t *testing.T) {
+	t.Parallel()
+	const staleness = 2 * time.Second
+	c := cluster.New(t, newServer(t), cluster.Options{Gateways: 2, MaxStaleness: staleness})
+	stopped, other := c.Gateways[0], c.Gateways[1]
+	for _, classic := range []bool{false, true} {
+		ended, kept := begin(t, c, stopped, classic), begin(t, c, stopped, classic)
+		ended.wantStatus(t, stopped, http.StatusOK)
+		kept.wantStatus(t, stopped, http.StatusOK)
+		err := stopped.Pause()
+		if err != nil {
+			t.Fatal(err)
+		}
+		since := time.Now()
+		ended.end(t, other)
+		kept.renew(t, other)
+		c.Eventually("what it remembers is too old", func() bool { return time.Since(since) > staleness+time.Second })
+		err = stopped.Continue()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Eventually("the end is known", func() bool {
+			got := ended.status(t, stopped)
+			if got != ended.refused() && got != http.StatusServiceUnavailable {
+				t.Fatalf("a gateway that was stopped answers %d for a flow that has ended meanwhile", got)
+			}
+			return got == ended.refused()
+		})
+		c.Eventually("the other flow is served again", func() bool { return kept.status(t, stopped) == http.StatusOK })
+		kept.renew(t, stopped)
+	}
+}
