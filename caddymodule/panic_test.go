@@ -22,8 +22,10 @@ func (panicker) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: policyNamespace + ".test_panics", New: func() caddy.Module { return new(panicker) }}
 }
 
-func (panicker) OpenPolicy(PolicyObserver, *slog.Logger) (tokens.Policy, error) { return panicker{}, nil }
-func (panicker) EndsOnDeny() bool                                               { return false }
+func (panicker) OpenPolicy(PolicyObserver, *slog.Logger) (tokens.Policy, error) {
+	return panicker{}, nil
+}
+func (panicker) EndsOnDeny() bool { return false }
 
 const secretOfARequest = "canary-of-a-request"
 
