@@ -7,7 +7,8 @@ FUZZTIME = 30s
 FUZZFLAGS =
 BENCHTIME = 1s
 
-.PHONY: all build build-pinned modules pins run test fuzz lint golden integration hostile interop postgres bench bench-peers bench-flows bench-postgres chart vuln sbom reproducible clean
+.PHONY: all build build-pinned modules pins run run-replicas test fuzz lint golden integration hostile interop postgres replicas faults soak \
+	bench bench-peers bench-flows bench-postgres chart vuln sbom reproducible clean
 
 all: lint test build
 
@@ -34,6 +35,11 @@ pins:
 run: build
 	go run ./examples/quickstart $(ARGS)
 
+# Shows three gateways over one PostgreSQL, whose server it needs, behind a Caddy: make run-replicas ARGS="..."
+run-replicas: build
+	@./store/postgres/pgtest/requirements.sh postgresql
+	go run ./examples/replicas $(ARGS)
+
 # The binary is what the integration tests run.
 test: build
 	go test -race -timeout 20m ./...
@@ -55,8 +61,8 @@ lint:
 	go vet -tags interop ./integration/edc
 	go vet -C bench/chart .
 	$(TOOL) staticcheck -tags interop ./integration/edc
-	go vet -tags postgres ./store/postgres/... ./bench ./integration
-	$(TOOL) staticcheck -tags postgres ./store/postgres/... ./bench ./integration
+	go vet -tags postgres ./store/postgres/... ./bench ./integration ./integration/replicas ./integration/faults
+	$(TOOL) staticcheck -tags postgres ./store/postgres/... ./bench ./integration ./integration/replicas ./integration/faults
 	@! grep -rnE '\.Skip(f|Now)?\(|testing\.Short\(' --include='*_test.go' . || { echo "no test is skipped here"; false; }
 
 # Writes what the golden files expect. Read the difference before you commit it.
@@ -85,6 +91,25 @@ postgres:
 	@$(MAKE) build
 	go test -race -tags postgres -count=1 -timeout 15m ./store/postgres/...
 	go test -race -tags postgres -count=1 -timeout 15m -run '^TestPostgres' ./integration
+
+# Several gateways over one PostgreSQL. SEEDS is how many schedules of faults are tried; SEED=n tries that one.
+replicas:
+	@./store/postgres/pgtest/requirements.sh
+	@$(MAKE) build
+	go test -race -tags postgres -count=1 -v -timeout 15m ./integration/replicas
+
+# The tests of docs/faults.md beside those that `make test` and `make replicas` have anyway.
+faults:
+	@./store/postgres/pgtest/requirements.sh postgresql
+	@$(MAKE) build
+	go test -race -tags postgres -count=1 -timeout 10m ./integration/faults
+
+# Several gateways and a directory for half an hour: a hundred schedules, a hundred kills of a gateway over a directory, and the database away for 30 s.
+soak:
+	@./store/postgres/pgtest/requirements.sh
+	@$(MAKE) build
+	KILLS=100 go test -race -count=1 -v -timeout 30m -run '^TestFaultKilledAgainAndAgain$$' ./integration
+	SOAK=1 SEEDS=$(or $(SEEDS),100) go test -race -tags postgres -count=1 -v -timeout 90m ./integration/replicas
 
 # How much of what PostgreSQL can do is left after the store, and after whole renewals.
 bench-postgres:

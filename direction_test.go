@@ -23,29 +23,30 @@ const (
 // mayImport says for each package what it may import of this module, by the beginning of paths below it. A newcomer can
 // read a package without those that are not listed with it.
 var mayImport = map[string][]string{
-	"":                {"caddymodule"},
-	"caddymodule":     {"consumer", "replica", "signaling", "routing", "oauth", "authserver", "tokens", "did", "policy", "store", "internal"},
-	"signaling":       {"routing", "authserver", "tokens", "internal"},
-	"routing":         {"tokens", "internal"},
-	"authserver":      {"tokens", "internal"},
-	"oauth":           {"tokens", "internal"},
-	"tokens":          {"store", "internal"},
-	"consumer":        {"authserver", "tokens", "store", "internal"},
-	"did":             {"internal"},           // implements what tokens declares, and does not know it
-	"policy":          {"tokens", "internal"}, // implements what tokens declares
-	"replica":         {"store"},
-	"store":           {},
-	"store/badger":    {"store", "store/calls"},
-	"store/calls":     {"store"},
-	"store/memory":    {"store"},
-	"store/move":      {"store"},
-	"store/postgres":  {"store", "store/calls"},
-	"store/storetest": {"store", "store/move", "internal"},
-	"internal":        {"internal"},
-	"integration":     {"internal"}, // knows the gateway by its sockets only
-	"examples":        {"internal"},
-	"bench":           {"bench", "caddymodule", "signaling", "oauth", "tokens", "did", "store", "internal"},
-	"xcaddy":          {""},
+	"":                    {"caddymodule"},
+	"caddymodule":         {"consumer", "replica", "signaling", "routing", "oauth", "authserver", "tokens", "did", "policy", "store", "internal"},
+	"signaling":           {"routing", "authserver", "tokens", "internal"},
+	"routing":             {"tokens", "internal"},
+	"authserver":          {"tokens", "internal"},
+	"oauth":               {"tokens", "internal"},
+	"tokens":              {"store", "internal"},
+	"consumer":            {"authserver", "tokens", "store", "internal"},
+	"did":                 {"internal"},           // implements what tokens declares, and does not know it
+	"policy":              {"tokens", "internal"}, // implements what tokens declares
+	"replica":             {"store"},
+	"store":               {},
+	"store/badger":        {"store", "store/calls"},
+	"store/calls":         {"store"},
+	"store/memory":        {"store"},
+	"store/move":          {"store"},
+	"store/postgres":      {"store", "store/calls"},
+	"store/storetest":     {"store", "store/move", "internal"},
+	"internal":            {"internal"},
+	"integration":         {"internal"}, // knows the gateway by its sockets only
+	"integration/cluster": {"internal", "store/postgres/pgtest"},
+	"examples":            {"internal", "examples/internal", "store/postgres/pgtest"},
+	"bench":               {"bench", "caddymodule", "signaling", "oauth", "tokens", "did", "store", "internal"},
+	"xcaddy":              {""},
 }
 
 // caddyUsers are the only packages that know Caddy.

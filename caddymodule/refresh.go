@@ -94,7 +94,7 @@ func (h *Refresh) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if r.Method != http.MethodPost {
 		return h.passOn(w, r, next)
 	}
-	h.serveRenewal(w, r, p)
+	answeringPanics(w, h.logger, func(w http.ResponseWriter) { h.serveRenewal(w, r, p) })
 	return nil
 }
 

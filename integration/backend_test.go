@@ -72,6 +72,7 @@ type didHost struct {
 	mu       sync.Mutex
 	wallets  map[string]*testkit.Wallet // by path
 	requests []string                   // paths
+	held     chan struct{}              // requests wait until it is closed; nil: none does
 }
 
 func newDIDHost(t testing.TB) *didHost {
@@ -83,9 +84,17 @@ func newDIDHost(t testing.TB) *didHost {
 
 func (h *didHost) serve(w http.ResponseWriter, r *http.Request) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	h.requests = append(h.requests, r.URL.Path)
 	wallet, ok := h.wallets[r.URL.Path]
+	held := h.held
+	h.mu.Unlock()
+	if held != nil {
+		select {
+		case <-held:
+		case <-r.Context().Done():
+			return
+		}
+	}
 	if !ok {
 		http.NotFound(w, r)
 		return
@@ -102,6 +111,20 @@ func (h *didHost) wallet(name string) *testkit.Wallet {
 	defer h.mu.Unlock()
 	h.wallets["/"+name+"/did.json"] = w
 	return w
+}
+
+// hold makes requests wait from now on, until release is called.
+func (h *didHost) hold() (release func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	held := make(chan struct{})
+	h.held = held
+	return sync.OnceFunc(func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.held = nil
+		close(held)
+	})
 }
 
 // fetches returns how many requests there were.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -29,6 +30,8 @@ type gateway struct {
 	public, signaling, health string // host:port of the listeners
 
 	config   config
+	under    []string // program that starts the process, with its arguments; default: none
+	extra    []string // further variables of the environment
 	canaries *canaries
 	process  *exec.Cmd
 	exited   chan error // gives the one result of the process
@@ -94,6 +97,15 @@ func (g *gateway) environment() []string {
 	}
 }
 
+// runCommand returns what start starts.
+func (g *gateway) runCommand() *exec.Cmd {
+	line := append(slices.Clone(g.under), binary, "run", "--config", g.caddyfile(), "--adapter", "caddyfile")
+	cmd := exec.Command(line[0], line[1:]...)
+	cmd.Env = append(g.environment(), g.extra...)
+	cmd.Dir = g.dir
+	return cmd
+}
+
 // command returns a run of the binary that is not yet started.
 func (g *gateway) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(binary, args...)
@@ -127,7 +139,7 @@ func (g *gateway) start() {
 		g.t.Fatal(err)
 	}
 	defer output.Close()
-	cmd := g.command("run", "--config", g.caddyfile(), "--adapter", "caddyfile")
+	cmd := g.runCommand()
 	cmd.Stdout, cmd.Stderr = output, output
 	err = cmd.Start()
 	if err != nil {

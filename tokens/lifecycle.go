@@ -120,10 +120,11 @@ func (s *Service) hold(p *pin, refused bool) bool {
 
 func (s *Service) keyOf(p *pin) string { return flowKey(s.c.Participant, p.message.ProcessID) }
 
-// applyPin gives a flow the state that it has here, where the store has not recorded that yet.
+// applyPin gives a flow the state that it has here, where the store has not recorded that yet. A flow that another gateway
+// has ended stays so, whatever waits here.
 func (s *Service) applyPin(f *Flow) {
 	p := s.pinOf(f)
-	if p != nil {
+	if p != nil && !f.State.Ended() {
 		f.State = p.op.state
 	}
 }

@@ -29,10 +29,38 @@ type replica struct {
 }
 
 // Fresh says until when the states here count as the present ones. The zero time: they do not.
-func (l *Live) Fresh(until time.Time) { l.until.Store(&until) }
+func (l *Live) Fresh(until time.Time) {
+	l.until.Store(&until)
+	if !until.IsZero() {
+		l.reached()
+	}
+}
 
 // FreshForEver says that the states here count as the present ones however long the store was not seen.
-func (l *Live) FreshForEver() { l.until.Store(nil) }
+func (l *Live) FreshForEver() {
+	l.until.Store(nil)
+	l.reached()
+}
+
+// reached tells the services that the store can be reached, if the journal has something for it: the other gateways that
+// were cut off too serve what it has ended until the store has that.
+func (l *Live) reached() {
+	log := l.log.Load()
+	if log == nil || (*log).Empty() {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, running := range l.running {
+		if len(running) == 0 {
+			continue
+		}
+		select {
+		case running[len(running)-1].reached <- struct{}{}:
+		default: // it has been told
+		}
+	}
+}
 
 // IsFresh reports whether the states here count as the present ones.
 func (l *Live) IsFresh(now time.Time) bool {

@@ -369,6 +369,45 @@ func TestJournaledEndingOutlivesTheProcess(t *testing.T) {
 	}
 }
 
+// Other gateways that were cut off too serve what was ended here until the store has it, so it must not wait for its turn.
+func TestReachedStoreGetsTheJournalAtOnce(t *testing.T) {
+	for name, reach := range map[string]func(*Live){
+		"refuse":             func(l *Live) { l.Fresh(time.Now().Add(time.Hour)) },
+		"until_token_expiry": (*Live).FreshForEver,
+	} {
+		t.Run(name, func(t *testing.T) {
+			x := newFixture(t)
+			x.config.Live.KeepIn(new(fakeJournal))
+			x.config.Live.begin(x.Service)
+			x.start(dpsStart("flow-1"))
+			told := func() bool {
+				select {
+				case <-x.reached:
+					return true
+				default:
+					return false
+				}
+			}
+			reach(x.config.Live)
+			if told() {
+				t.Error("told with an empty journal")
+			}
+			x.store.fail(errBroken, errBroken)
+			x.must(x.Terminate(t.Context(), controlPlane, x.message("flow-1", "m1")))
+			x.config.Live.Fresh(time.Time{})
+			if told() {
+				t.Error("told that the store can be reached, and it cannot")
+			}
+			x.store.fail(nil, nil)
+			reach(x.config.Live)
+			reach(x.config.Live) // nobody waits for the service
+			if !told() {
+				t.Error("not told")
+			}
+		})
+	}
+}
+
 func TestJournaledEndingAppliesToItsCallersFlowsOnly(t *testing.T) {
 	x := newFixture(t, func(c *Config) { c.ControlPlanes = append(c.ControlPlanes, "another") })
 	journal := new(fakeJournal)
@@ -421,6 +460,39 @@ func TestJournaledSuspendIsOvertakenByAResume(t *testing.T) {
 	}
 	if !journal.Empty() {
 		t.Error("the suspend is still in the journal")
+	}
+}
+
+// What a suspension that waits here makes of a flow must not be resumed if another gateway has ended it meanwhile: it would
+// open again, everywhere.
+func TestResumeOfAHeldSuspendBringsNoEndedFlowBack(t *testing.T) {
+	x, there := gateways(t)
+	x.config.Live.KeepIn(&fakeJournal{})
+	edr := x.start(dpsStart("flow-1"))
+	unseen := x.mustRenew(edr.RefreshToken, edr.AccessToken).AccessToken
+	err := x.verify(edr.AccessToken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.store.fail(errBroken, errBroken)
+	ending := x.must(x.Suspend(t.Context(), controlPlane, x.message("flow-1", "m1")))
+	if ending.Outcome != Journaled {
+		t.Fatalf("outcome %s", ending.Outcome)
+	}
+	x.store.fail(nil, nil)
+	x.must(there.Terminate(t.Context(), controlPlane, x.message("flow-1", "m2")))
+	// The log has not been read here yet.
+	_, err = x.renewWith(edr.RefreshToken, edr.AccessToken)
+	wantCode(t, err, CodeFlowEnded)
+	wantCode(t, x.verify(unseen), CodeFlowEnded)
+	_, err = x.Resume(t.Context(), controlPlane, x.message("flow-1", "m3"))
+	wantCode(t, err, CodeState)
+	follow(t, x.Service)
+	wantCode(t, x.verify(edr.AccessToken), CodeFlowEnded)
+	x.retryPins(t.Context())
+	f, err := x.Flow(t.Context(), "flow-1")
+	if err != nil || f.State != Terminated || len(x.config.Live.waiting()) != 0 {
+		t.Errorf("the flow is %v, %v", f, err)
 	}
 }
 

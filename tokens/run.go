@@ -10,11 +10,12 @@ import (
 )
 
 const (
-	sweepEvery = time.Minute
-	pinsEvery  = 5 * time.Second
-	countEvery = 5 * time.Minute
-	countPause = 20 * time.Millisecond // between two pages of a count
-	maxMarks   = 1024
+	sweepEvery  = time.Minute
+	pinsEvery   = 5 * time.Second
+	settleEvery = time.Second // at most, where the store can be reached
+	countEvery  = 5 * time.Minute
+	countPause  = 20 * time.Millisecond // between two pages of a count
+	maxMarks    = 1024
 
 	// One record that cannot be read must not keep back the endings of the others.
 	maxPinFailures = 5
@@ -45,6 +46,7 @@ func (s *Service) Run(ctx context.Context) {
 	defer sweep.Stop()
 	pins := time.NewTicker(pinsEvery)
 	defer pins.Stop()
+	settled := s.c.Elapsed() - settleEvery
 	for {
 		select {
 		case <-ctx.Done():
@@ -53,6 +55,12 @@ func (s *Service) Run(ctx context.Context) {
 			s.record(ctx, m)
 		case <-pins.C:
 			s.retryPins(ctx)
+		case <-s.reached:
+			now := s.c.Elapsed()
+			if now-settled >= settleEvery {
+				settled = now
+				s.retryPins(ctx)
+			}
 		case <-sweep.C:
 			s.tend(ctx, watch)
 		}

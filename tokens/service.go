@@ -149,6 +149,7 @@ type Service struct {
 	controlPlanes map[string]bool
 	verdicts      *verdicts
 	marks         chan mark
+	reached       chan struct{} // the store can be reached, and the journal has something for it
 	owed          *OwedReports
 	rechecks      *rechecks
 }
@@ -164,6 +165,7 @@ func New(c Config) (*Service, error) {
 		controlPlanes: map[string]bool{},
 		verdicts:      newVerdicts(c.CacheEntries),
 		marks:         make(chan mark, maxMarks),
+		reached:       make(chan struct{}, 1),
 		owed:          c.Live.OwedReports(flowKind + "/" + c.Participant),
 		rechecks:      c.Live.recheckedBy(c.Participant),
 	}

@@ -8,11 +8,11 @@ package main
 
 import (
 	"context"
+	_ "embed"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -20,6 +20,18 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/edrgate/edrgate/examples/internal/demo"
+)
+
+// The configurations of the gateways. They are Caddyfiles as they stand: Caddy itself would take the values from the
+// environment. They are filled in here so that the files in the working directories can be read and tried out.
+var (
+	//go:embed Caddyfile.provider
+	providerCaddyfile string
+
+	//go:embed Caddyfile.consumer
+	consumerCaddyfile string
 )
 
 // options are the command line.
@@ -44,9 +56,6 @@ func main() {
 		os.Exit(1)
 	}
 }
-
-// requestTimeout bounds each request. The gateway itself waits for a DID host for 4 s.
-const requestTimeout = 10 * time.Second
 
 // run plays the demonstration in a directory of its own, which it leaves behind only where something went wrong.
 func run(ctx context.Context, o options, out io.Writer) error {
@@ -73,57 +82,57 @@ func run(ctx context.Context, o options, out io.Writer) error {
 }
 
 func playIn(ctx context.Context, dir string, o options, out io.Writer) error {
-	backend, backendPort, err := serve(newBackend())
+	backend, backendPort, err := demo.Serve(demo.NewBackend())
 	if err != nil {
 		return err
 	}
 	defer backend.Close()
 
 	wallets := http.NewServeMux()
-	walletHost, walletPort, err := serve(wallets)
+	walletHost, walletPort, err := demo.Serve(wallets)
 	if err != nil {
 		return err
 	}
 	defer walletHost.Close()
-	consumer, err := newWallet(walletPort, "consumer")
+	consumer, err := demo.NewWallet(walletPort, "consumer")
 	if err != nil {
 		return err
 	}
-	thief, err := newWallet(walletPort, "thief")
+	thief, err := demo.NewWallet(walletPort, "thief")
 	if err != nil {
 		return err
 	}
 	wallets.Handle("GET /consumer/did.json", consumer)
 	wallets.Handle("GET /thief/did.json", thief)
-	wallets.HandleFunc("POST /consumer/proof", consumer.serveProofs)
+	wallets.HandleFunc("POST /consumer/proof", consumer.ServeProofs)
 
 	// Without a proxy of the environment: all hosts are this one.
-	client := &http.Client{Timeout: requestTimeout, Transport: &http.Transport{}}
-	gate := &gateway{
-		binary: o.caddy, caddyfile: providerCaddyfile, did: providerDID, dir: filepath.Join(dir, "provider"),
-		backendPort: backendPort, walletPort: walletPort,
+	client := &http.Client{Timeout: demo.RequestTimeout, Transport: &http.Transport{}}
+	gate := &demo.Gateway{
+		Binary: o.caddy, Caddyfile: providerCaddyfile, DID: demo.ProviderDID, Dir: filepath.Join(dir, "provider"),
+		Values: map[string]string{"BACKEND_PORT": backendPort, "WALLET_PORT": walletPort},
 	}
-	consumerGate := &gateway{binary: o.caddy, caddyfile: consumerCaddyfile, did: consumer.did, dir: filepath.Join(dir, "consumer")}
-	err = errors.Join(os.Mkdir(gate.dir, 0o700), os.Mkdir(consumerGate.dir, 0o700))
+	consumerGate := &demo.Gateway{Binary: o.caddy, Caddyfile: consumerCaddyfile, DID: consumer.DID, Dir: filepath.Join(dir, "consumer")}
+	err = errors.Join(os.Mkdir(gate.Dir, 0o700), os.Mkdir(consumerGate.Dir, 0o700))
 	if err != nil {
 		return err
 	}
 	// The consumer's key stands in its DID document, which is there before its gateway.
-	err = errors.Join(gate.generateKey(ctx), consumer.writeKey(consumerGate.keyFile()))
+	err = errors.Join(gate.GenerateKey(ctx), consumer.WriteKey(consumerGate.KeyFile()))
 	if err != nil {
 		return err
 	}
-	for _, g := range []*gateway{gate, consumerGate} {
-		defer g.close()
-		err = g.start(ctx, client, o.tokenTTL)
+	for _, g := range []*demo.Gateway{gate, consumerGate} {
+		defer g.Close()
+		err = g.Start(ctx, client, o.tokenTTL)
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(out, "Caddy is running with %s\n", g.configFile())
+		fmt.Fprintf(out, "Caddy is running with %s\n", g.ConfigFile())
 	}
 
 	s := &stage{
-		narrator: narrator{out: out}, client: client, gateway: gate, consumerGateway: consumerGate,
+		Narrator: demo.Narrator{Out: out}, client: client, gateway: gate, consumerGateway: consumerGate,
 		consumer: consumer, thief: thief, tokenTTL: o.tokenTTL,
 	}
 	kept, err := s.play(ctx, "http://127.0.0.1:"+backendPort)
@@ -141,25 +150,12 @@ func playIn(ctx context.Context, dir string, o options, out io.Writer) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-gate.exited:
-	case <-consumerGate.exited:
+	case <-gate.Exited:
+	case <-consumerGate.Exited:
 		ended = consumerGate
 	}
 	if ctx.Err() != nil {
 		return ctx.Err() // Ctrl-C reaches Caddy too
 	}
-	return fmt.Errorf("caddy with %s has ended: %w", ended.configFile(), ended.ended())
-}
-
-// serve serves a handler on a free port of the loopback interface.
-func serve(handler http.Handler) (*http.Server, string, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, "", err
-	}
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: requestTimeout}
-	go func() {
-		_ = server.Serve(listener) // returns when the server is closed; requests would fail if it did earlier
-	}()
-	return server, portOf(listener), nil
+	return fmt.Errorf("caddy with %s has ended: %w", ended.ConfigFile(), ended.Ended())
 }

@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strconv"
 	"strings"
+
+	"github.com/edrgate/edrgate/examples/internal/demo"
 )
 
 // tally is what the steps did, to be found again in the gateway's metrics.
@@ -31,57 +32,6 @@ func (t *tally) request(byAuth bool, status int) {
 	counts.proxy++
 }
 
-// series is one line of the metrics.
-type series struct {
-	text  string // name and labels, as written
-	value float64
-}
-
-// parseMetrics reads the lines with a value of the Prometheus text format.
-func parseMetrics(text string) ([]series, error) {
-	var all []series
-	for line := range strings.Lines(text) {
-		line = strings.TrimSpace(line)
-		if line == "" || line[0] == '#' {
-			continue
-		}
-		i := strings.LastIndexByte(line, ' ')
-		if i < 0 {
-			return nil, fmt.Errorf("metrics: line %q has no value", line)
-		}
-		value, err := strconv.ParseFloat(line[i+1:], 64)
-		if err != nil {
-			return nil, fmt.Errorf("metrics: line %q: %w", line, err)
-		}
-		all = append(all, series{text: line[:i], value: value})
-	}
-	return all, nil
-}
-
-// is reports whether the series has this name and these labels, each written as name="value".
-func (s series) is(name string, labels ...string) bool {
-	rest, ok := strings.CutPrefix(s.text, name)
-	if !ok || rest != "" && rest[0] != '{' {
-		return false
-	}
-	for _, label := range labels {
-		if !strings.Contains(rest, "{"+label) && !strings.Contains(rest, ","+label) {
-			return false
-		}
-	}
-	return true
-}
-
-func sum(all []series, name string, labels ...string) float64 {
-	var total float64
-	for _, s := range all {
-		if s.is(name, labels...) {
-			total += s.value
-		}
-	}
-	return total
-}
-
 const (
 	issuedMetric   = "edrgate_tokens_issued_total"
 	renewalsMetric = "edrgate_renewals_total"
@@ -92,13 +42,13 @@ const (
 )
 
 // count adds what the consumer's gateway has done at the provider's by itself.
-func (t *tally) count(ofConsumer []series) {
-	t.rotations += int(sum(ofConsumer, consumerRenewalsMetric, `result="renewed"`))
-	t.refused.auth += int(sum(ofConsumer, consumerEventsMetric, `event="rejected"`)) // and then sent again
+func (t *tally) count(ofConsumer []demo.Series) {
+	t.rotations += int(demo.Sum(ofConsumer, consumerRenewalsMetric, `result="renewed"`))
+	t.refused.auth += int(demo.Sum(ofConsumer, consumerEventsMetric, `event="rejected"`)) // and then sent again
 }
 
 // compare finds what the gateway counted differently.
-func (t *tally) compare(all []series) error {
+func (t *tally) compare(all []demo.Series) error {
 	var differences []error
 	for _, c := range []struct {
 		name   string
@@ -114,7 +64,7 @@ func (t *tally) compare(all []series) error {
 		{requestsMetric, []string{`handler="edr_proxy"`, `verdict="admitted"`}, t.admitted.proxy},
 		{requestsMetric, []string{`handler="edr_proxy"`, `verdict="refused"`}, t.refused.proxy},
 	} {
-		got := sum(all, c.name, c.labels...)
+		got := demo.Sum(all, c.name, c.labels...)
 		if got != float64(c.want) {
 			differences = append(differences, fmt.Errorf("%s{%s} is %v, but there were %d", c.name, strings.Join(c.labels, ","), got, c.want))
 		}
@@ -123,11 +73,11 @@ func (t *tally) compare(all []series) error {
 }
 
 // tell writes what was counted of tokens, renewals and data requests.
-func tell(out io.Writer, all []series) {
+func tell(out io.Writer, all []demo.Series) {
 	for _, name := range []string{issuedMetric, renewalsMetric, requestsMetric} {
 		for _, s := range all {
-			if s.is(name) && s.value > 0 {
-				fmt.Fprintf(out, "     %s %v\n", s.text, s.value)
+			if s.Is(name) && s.Value > 0 {
+				fmt.Fprintf(out, "     %s %v\n", s.Text, s.Value)
 			}
 		}
 	}

@@ -3,6 +3,8 @@ package main
 import (
 	"strings"
 	"testing"
+
+	"github.com/edrgate/edrgate/examples/internal/demo"
 )
 
 const exposition = `# HELP edrgate_renewals_total Renewals by result.
@@ -20,7 +22,7 @@ go_goroutines 12
 `
 
 func TestCompare(t *testing.T) {
-	all, err := parseMetrics(exposition)
+	all, err := demo.ParseMetrics(exposition)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +48,7 @@ func TestCompare(t *testing.T) {
 }
 
 func TestCountOfConsumer(t *testing.T) {
-	all, err := parseMetrics(`edrgate_consumer_renewals_total{participant="default",result="renewed"} 2
+	all, err := demo.ParseMetrics(`edrgate_consumer_renewals_total{participant="default",result="renewed"} 2
 edrgate_consumer_renewals_total{participant="default",result="refused"} 4
 edrgate_consumer_events_total{event="rejected",participant="default"} 1
 `)
@@ -57,14 +59,5 @@ edrgate_consumer_events_total{event="rejected",participant="default"} 1
 	counted.count(all)
 	if counted != (tally{rotations: 3, refused: handlerCounts{auth: 6, proxy: 6}}) {
 		t.Errorf("counted %+v", counted)
-	}
-}
-
-func TestParseMetricsRefuses(t *testing.T) {
-	for _, text := range []string{"edrgate_flows", "edrgate_flows{} many"} {
-		_, err := parseMetrics(text)
-		if err == nil {
-			t.Errorf("%q is read", text)
-		}
 	}
 }

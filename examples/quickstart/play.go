@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/edrgate/edrgate/examples/internal/demo"
 )
 
 // longTTL is the life of tokens once expiry has been shown: the gateway's default.
@@ -16,8 +18,8 @@ const longTTL = 5 * time.Minute
 
 // play plays the whole life of a flow in both dialects, and returns one more flow that is left to be tried out.
 func (s *stage) play(ctx context.Context, backend string) (*flow, error) {
-	for _, d := range []dialect{classicDialect(s.consumer.did, backend), dpsDialect(s.consumer.did, "transfer-2")} {
-		s.title(d.title)
+	for _, d := range []demo.Dialect{demo.ClassicDialect(s.consumer.DID, backend), demo.DPSDialect(s.consumer.DID, "transfer-2")} {
+		s.Title(d.Title)
 		f := &flow{stage: s, dialect: d}
 		err := f.live(ctx)
 		if err != nil {
@@ -30,14 +32,14 @@ func (s *stage) play(ctx context.Context, backend string) (*flow, error) {
 		return nil, err
 	}
 
-	s.title("Operation")
-	err = s.act(fmt.Sprintf("operator: reload with a token life of %s", brief(longTTL)), func() error {
-		return s.gateway.reload(ctx, longTTL)
+	s.Title("Operation")
+	err = s.Act(fmt.Sprintf("operator: reload with a token life of %s", demo.Brief(longTTL)), func() error {
+		return s.gateway.Reload(ctx, longTTL)
 	})
 	if err != nil {
 		return nil, err
 	}
-	f := &flow{stage: s, dialect: dpsDialect(s.consumer.did, "transfer-3")}
+	f := &flow{stage: s, dialect: demo.DPSDialect(s.consumer.DID, "transfer-3")}
 	for _, step := range []func(context.Context) error{f.start, f.use, f.verify, s.reconcile} {
 		err := step(ctx)
 		if err != nil {
@@ -50,64 +52,64 @@ func (s *stage) play(ctx context.Context, backend string) (*flow, error) {
 // verify checks the access token with the published keys.
 func (f *flow) verify(ctx context.Context) error {
 	read := func(body []byte) (string, error) {
-		subject, err := verifiedClaims(f.edr.accessToken, body)
+		subject, err := demo.VerifiedClaims(f.edr.AccessToken, body)
 		if err != nil {
 			return "", err
 		}
-		if subject != f.consumer.did {
+		if subject != f.consumer.DID {
 			return "", fmt.Errorf("the token was issued to %q", subject)
 		}
 		return "go-jose verifies the token with them", nil
 	}
-	return f.step("anybody: the gateway's public keys, /jwks.json", wanted{http.StatusOK, read}, func() (answer, error) {
-		return exchange(ctx, f.client, http.MethodGet, f.gateway.data()+"/jwks.json", nil, nil)
+	return f.Step("anybody: the gateway's public keys, /jwks.json", demo.Wanted{Status: http.StatusOK, Read: read}, func() (demo.Answer, error) {
+		return demo.Exchange(ctx, f.client, http.MethodGet, f.gateway.Data()+"/jwks.json", nil, nil)
 	})
 }
 
 // scrape reads a gateway's metrics.
-func (s *stage) scrape(ctx context.Context, g *gateway) (answer, error) {
-	return exchange(ctx, s.client, http.MethodGet, g.signaling()+"/metrics", nil, nil)
+func (s *stage) scrape(ctx context.Context, g *demo.Gateway) (demo.Answer, error) {
+	return demo.Exchange(ctx, s.client, http.MethodGet, g.Signaling()+"/metrics", nil, nil)
 }
 
 // reconcile looks for all that was done in the metrics.
 func (s *stage) reconcile(ctx context.Context) error {
-	var counted []series
+	var counted []demo.Series
 	read := func(body []byte) (string, error) {
 		var err error
-		counted, err = parseMetrics(string(body))
+		counted, err = demo.ParseMetrics(string(body))
 		if err != nil {
 			return "", err
 		}
 		return "they agree with the steps above:", s.counted.compare(counted)
 	}
-	err := s.step("operator: metrics", wanted{http.StatusOK, read}, func() (answer, error) {
+	err := s.Step("operator: metrics", demo.Wanted{Status: http.StatusOK, Read: read}, func() (demo.Answer, error) {
 		return s.scrape(ctx, s.gateway)
 	})
 	if err != nil {
 		return err
 	}
-	tell(s.out, counted)
+	tell(s.Out, counted)
 	return nil
 }
 
 // invite writes the flow's messages and tokens to files and prints what can be done with them.
 func (f *flow) invite(out io.Writer) error {
-	start, err := json.MarshalIndent(f.dialect.start.body, "", "  ")
+	start, err := json.MarshalIndent(f.dialect.Start.Body, "", "  ")
 	if err != nil {
 		return err
 	}
-	path := func(name string) string { return filepath.Join(f.gateway.dir, name) }
+	path := func(name string) string { return filepath.Join(f.gateway.Dir, name) }
 	for name, content := range map[string][]byte{
 		"start.json":    start,
-		"token":         []byte(f.edr.accessToken),
-		"refresh_token": []byte(f.edr.refreshToken),
+		"token":         []byte(f.edr.AccessToken),
+		"refresh_token": []byte(f.edr.RefreshToken),
 	} {
 		err := os.WriteFile(path(name), content, 0o600)
 		if err != nil {
 			return err
 		}
 	}
-	flowURL := f.gateway.signaling() + "/dataflows/transfer-3"
+	flowURL := f.gateway.Signaling() + "/dataflows/transfer-3"
 	_, err = fmt.Fprintf(out, `
 Both Caddys stay up until Ctrl-C. transfer-3 is yours:
 
@@ -132,8 +134,8 @@ pull-1 is in the keeping of the consumer's gateway: data without a token, at any
   curl -i '%[12]s'
   %[11]s edr edrs --address %[13]s
 `,
-		path("start.json"), f.gateway.signaling(), path("token"), f.edr.endpoint, f.dialect.document, f.gateway.walletPort,
-		path("refresh_token"), f.edr.refreshEndpoint, flowURL, f.gateway.admin(), f.gateway.binary,
-		f.consumerGateway.egress()+byAsset, f.consumerGateway.admin())
+		path("start.json"), f.gateway.Signaling(), path("token"), f.edr.Endpoint, f.dialect.Document, f.gateway.Values["WALLET_PORT"],
+		path("refresh_token"), f.edr.RefreshEndpoint, flowURL, f.gateway.Admin(), f.gateway.Binary,
+		f.consumerGateway.Egress()+byAsset, f.consumerGateway.Admin())
 	return err
 }

@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/edrgate/edrgate/examples/internal/demo"
 )
 
 func TestInState(t *testing.T) {
@@ -51,10 +53,10 @@ func TestHandingOver(t *testing.T) {
 	var out strings.Builder
 	p := &pull{
 		stage: &stage{
-			narrator: narrator{out: &out}, client: signaling.Client(),
-			consumerGateway: &gateway{signalingPort: portOf(signaling.Listener)},
+			Narrator: demo.Narrator{Out: &out}, client: signaling.Client(),
+			consumerGateway: &demo.Gateway{SignalingPort: demo.PortOf(signaling.Listener)},
 		},
-		provider: dpsDialect("did:web:consumer.example", "transfer-4"),
+		provider: demo.DPSDialect("did:web:consumer.example", "transfer-4"),
 	}
 	_, err := p.take([]byte(`{"state":"STARTED","dataAddress":` + address + `}`))
 	if err != nil {

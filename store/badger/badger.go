@@ -101,7 +101,7 @@ type Store struct {
 }
 
 // Open opens the store in o.Dir, and creates it if there is none. It fails if another process has it open, if a newer
-// version wrote it, and if the disk is too full to open it without risking the process.
+// version wrote it, if its files are damaged, and if the disk is too full to open it without risking the process.
 func Open(o Options) (*Store, error) {
 	o, err := o.complete()
 	if err != nil {
@@ -115,6 +115,13 @@ func Open(o Options) (*Store, error) {
 	err = g.beforeOpen()
 	if err != nil {
 		return nil, err
+	}
+	err = checkFiles(o.Dir)
+	if err != nil && isLocked(o.Dir) { // the files have changed while they were checked
+		err = errOpenElsewhere
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open store %s: %w", o.Dir, err)
 	}
 	db, err := badgerdb.OpenManaged(engineOptions(o.Dir, o.Logger))
 	if err != nil {
@@ -220,9 +227,11 @@ func engineOptions(dir string, log *slog.Logger) badgerdb.Options {
 
 // openError says what an operator can do about err. Badger has no error value for a locked directory, only this text,
 // the same on every platform.
+var errOpenElsewhere = errors.New("another process has it open; a store directory belongs to one running gateway")
+
 func openError(dir string, err error) error {
 	if strings.Contains(err.Error(), "Another process is using this Badger database") {
-		return fmt.Errorf("open store %s: another process has it open; a store directory belongs to one running gateway: %w", dir, err)
+		return fmt.Errorf("open store %s: %w: %w", dir, errOpenElsewhere, err)
 	}
 	return fmt.Errorf("open store %s: %w", dir, err)
 }

@@ -173,6 +173,9 @@ func (s *Server) end(signal os.Signal) error {
 	return ended.end(signal)
 }
 
+// Program returns the path of one of PostgreSQL's programs that is as new as the server, such as pg_dump.
+func (s *Server) Program(name string) string { return filepath.Join(s.bin, name) }
+
 // Address is the host and port of the server.
 func (s *Server) Address() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port)) }
 
@@ -184,6 +187,9 @@ func (s *Server) DSN(user, password, database string) string {
 	}
 	return u.String()
 }
+
+// Socket is the directory and the port by which PostgreSQL's programs find the socket.
+func (s *Server) Socket() (directory string, port int) { return s.dir, s.port }
 
 // SocketDSN returns a connection string for the socket, by which nobody needs a password.
 func (s *Server) SocketDSN(user, database string) string {
@@ -221,6 +227,69 @@ func (s *Server) Standby(ctx context.Context) (*Server, error) {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	return standby, nil
+}
+
+// Follower starts a standby that gets what this server writes, as long as both run. It takes no writes, has the same
+// certificate, and waits for nobody: what had not arrived when this server was lost is lost. Stop must be called.
+func (s *Server) Follower(ctx context.Context) (*Server, error) {
+	dir, err := os.MkdirTemp("", "edrgate-pg-")
+	if err != nil {
+		return nil, err
+	}
+	f := &Server{dir: dir, bin: s.bin, ca: s.ca}
+	err = f.prepareToFollow(ctx, s)
+	if err == nil {
+		err = f.Run(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return f, nil
+}
+
+func (s *Server) prepareToFollow(ctx context.Context, primary *Server) error {
+	for _, name := range []string{"server.key", "server.crt"} {
+		content, err := os.ReadFile(filepath.Join(primary.dir, name))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(s.dir, name), content, 0o600)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	var err error
+	s.port, err = FreePort()
+	if err == nil {
+		err = giveAway(s.dir)
+	}
+	if err != nil {
+		return err
+	}
+	backup := exec.CommandContext(ctx, filepath.Join(s.bin, "pg_basebackup"), "--host", primary.dir, "--port", strconv.Itoa(primary.port),
+		"--username", Admin, "--pgdata", s.data(), "--write-recovery-conf", "--checkpoint", "fast")
+	err = runUnprivileged(backup, s.dir)
+	if err != nil {
+		return err
+	}
+	output, err := backup.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("pg_basebackup: %w: %s", err, output)
+	}
+	return nil
+}
+
+// Promote makes a standby a server that takes writes.
+func (s *Server) Promote(ctx context.Context) error {
+	promote := exec.CommandContext(ctx, filepath.Join(s.bin, "pg_ctl"), "promote", "--pgdata", s.data(), "--wait")
+	err := runUnprivileged(promote, s.dir)
+	if err != nil {
+		return err
+	}
+	output, err := promote.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("pg_ctl promote: %w: %s", err, output)
+	}
+	return nil
 }
 
 // FreePort returns a TCP port of the loopback interface that nobody listens on.

@@ -1,6 +1,8 @@
 #!/bin/sh
-# Sees to it that PostgreSQL's server and PgBouncer are there, for `make postgres`. What is missing is installed where that
-# is possible without asking anybody, by root with apt-get, and otherwise named.
+# Sees to it that PostgreSQL's server (postgresql) and PgBouncer (pgbouncer) are there, or only the one that is named. What is
+# missing is installed where that is possible without asking anybody, by root with apt-get, and otherwise named.
+[ $# -gt 0 ] || set -- postgresql pgbouncer
+
 has_server() {
 	for bin in "$(pg_config --bindir 2>/dev/null)" /usr/lib/postgresql/*/bin /usr/pgsql-*/bin \
 		/opt/homebrew/opt/postgresql@*/bin /usr/local/opt/postgresql@*/bin; do
@@ -13,18 +15,23 @@ has_pooler() {
 }
 check() {
 	missing=
-	has_server || missing="$missing postgresql"
-	has_pooler || missing="$missing pgbouncer"
+	for needed in "$@"; do
+		case $needed in
+		postgresql) has_server || missing="$missing postgresql" ;;
+		pgbouncer) has_pooler || missing="$missing pgbouncer" ;;
+		*) echo "postgres: unknown requirement: $needed" >&2 && exit 2 ;;
+		esac
+	done
 }
 
-check
+check "$@"
 if [ -n "$missing" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
 	# Another installation may be under way. No service is started: the tests run servers of their own.
 	export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
 	apt-get -o DPkg::Lock::Timeout=300 update -qq >&2
 	# shellcheck disable=SC2086 # a list of packages
 	apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends $missing >&2
-	check
+	check "$@"
 fi
 for package in $missing; do
 	case $package in

@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"strings"
@@ -15,20 +15,20 @@ func TestReadEDR(t *testing.T) {
 		classicProperty(edcNamespace+"authorization", "access"),
 		classicProperty(tractusXNamespace+"refreshToken", "refresh"),
 		classicProperty(tractusXNamespace+"refreshEndpoint", "http://127.0.0.1:1/token"),
-		classicProperty(tractusXNamespace+"refreshAudience", providerDID),
+		classicProperty(tractusXNamespace+"refreshAudience", ProviderDID),
 		classicProperty(tractusXNamespace+"expiresIn", "300"),
 	}, ",") + `]}}`
 	dps := `{"state":"STARTED","dataAddress":{"endpoint":"http://127.0.0.1:1","endpointProperties":[
 		{"name":"authorization","value":"access"},{"name":"refreshToken","value":"refresh"},
 		{"name":"refreshEndpoint","value":"http://127.0.0.1:1/token"},{"name":"expiresIn","value":"300"},
 		{"name":"refreshAudience","value":"did:web:provider.example"}]}}`
-	want := edr{
-		endpoint: "http://127.0.0.1:1", accessToken: "access", refreshToken: "refresh",
-		refreshEndpoint: "http://127.0.0.1:1/token", refreshAudience: providerDID, expiresIn: "300",
+	want := EDR{
+		Endpoint: "http://127.0.0.1:1", AccessToken: "access", RefreshToken: "refresh",
+		RefreshEndpoint: "http://127.0.0.1:1/token", refreshAudience: ProviderDID, expiresIn: "300",
 	}
 	for _, test := range []struct {
 		name, body string
-		read       func([]byte) (*edr, error)
+		read       func([]byte) (*EDR, error)
 		fails      string
 	}{
 		{"classic", classic, readClassicEDR, ""},
@@ -59,7 +59,7 @@ func TestReadEDR(t *testing.T) {
 
 func TestNoTokenIsToldWhole(t *testing.T) {
 	const access, refresh = "header.payload.signature-of-the-access-token", "refresh-token-0123456789"
-	told := (&edr{accessToken: access, refreshToken: refresh}).String() + (&renewed{AccessToken: access, RefreshToken: refresh}).String()
+	told := (&EDR{AccessToken: access, RefreshToken: refresh}).String() + (&Renewed{AccessToken: access, RefreshToken: refresh}).String()
 	for _, token := range []string{access, refresh} {
 		if strings.Contains(told, token) || !strings.Contains(told, token[len(token)-6:]) {
 			t.Errorf("%q is not shortened to its end in %q", token, told)

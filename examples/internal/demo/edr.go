@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"encoding/json"
@@ -13,20 +13,20 @@ const (
 	tractusXNamespace = "https://w3id.org/tractusx/auth/"
 )
 
-// edr is an endpoint data reference: where the data is, what opens it, and how it is renewed.
-type edr struct {
-	endpoint        string
-	accessToken     string
-	refreshToken    string
-	refreshEndpoint string
+// EDR is an endpoint data reference: where the data is, what opens it, and how it is Renewed.
+type EDR struct {
+	Endpoint        string
+	AccessToken     string
+	RefreshToken    string
+	RefreshEndpoint string
 	refreshAudience string
 	expiresIn       string // seconds
 }
 
 // String tells enough to follow a token through the steps, and not the token.
-func (e *edr) String() string {
+func (e *EDR) String() string {
 	return fmt.Sprintf("EDR: %s, token %s, expires in %s s, refresh token %s",
-		e.endpoint, shorten(e.accessToken), e.expiresIn, shorten(e.refreshToken))
+		e.Endpoint, shorten(e.AccessToken), e.expiresIn, shorten(e.RefreshToken))
 }
 
 // shorten keeps the end of a token, where two tokens differ.
@@ -39,20 +39,20 @@ func shorten(token string) string {
 }
 
 // newEDR takes the properties by their plain names. Namespaces are cut, so that both dialects read alike.
-func newEDR(properties map[string]string) (*edr, error) {
-	e := &edr{
-		endpoint:        properties["endpoint"],
-		accessToken:     properties["authorization"],
-		refreshToken:    properties["refreshToken"],
-		refreshEndpoint: properties["refreshEndpoint"],
+func newEDR(properties map[string]string) (*EDR, error) {
+	e := &EDR{
+		Endpoint:        properties["endpoint"],
+		AccessToken:     properties["authorization"],
+		RefreshToken:    properties["refreshToken"],
+		RefreshEndpoint: properties["refreshEndpoint"],
 		refreshAudience: properties["refreshAudience"],
 		expiresIn:       properties["expiresIn"],
 	}
 	for _, needed := range []struct{ name, value string }{
-		{"endpoint", e.endpoint},
-		{"authorization", e.accessToken},
-		{"refreshToken", e.refreshToken},
-		{"refreshEndpoint", e.refreshEndpoint},
+		{"endpoint", e.Endpoint},
+		{"authorization", e.AccessToken},
+		{"refreshToken", e.RefreshToken},
+		{"refreshEndpoint", e.RefreshEndpoint},
 		{"refreshAudience", e.refreshAudience},
 		{"expiresIn", e.expiresIn},
 	} {
@@ -70,7 +70,7 @@ func plainName(name string) string {
 
 // readClassicEDR reads a DataFlowResponseMessage as a control plane of Tractus-X does, whose JSON-LD context has the
 // prefix dspace.
-func readClassicEDR(body []byte) (*edr, error) {
+func readClassicEDR(body []byte) (*EDR, error) {
 	var message struct {
 		Type        string `json:"@type"`
 		DataAddress struct {
@@ -95,7 +95,7 @@ func readClassicEDR(body []byte) (*edr, error) {
 }
 
 // readDPSEDR reads a DataFlowStatusMessage (DPS §1.2).
-func readDPSEDR(body []byte) (*edr, error) {
+func readDPSEDR(body []byte) (*EDR, error) {
 	var message struct {
 		State       string `json:"state"`
 		DataAddress struct {
@@ -120,15 +120,16 @@ func readDPSEDR(body []byte) (*edr, error) {
 	return newEDR(properties)
 }
 
-// renewed is the answer to a renewal (RFC 6749 §5.1).
-type renewed struct {
+// Renewed is the answer to a renewal (RFC 6749 §5.1).
+type Renewed struct {
 	AccessToken  string `json:"access_token"`
 	RefreshToken string `json:"refresh_token"`
 	ExpiresIn    int    `json:"expires_in"`
 }
 
-func readRenewed(body []byte) (*renewed, error) {
-	r := new(renewed)
+// ReadRenewed reads the answer to a renewal.
+func ReadRenewed(body []byte) (*Renewed, error) {
+	r := new(Renewed)
 	err := json.Unmarshal(body, r)
 	if err != nil {
 		return nil, err
@@ -139,6 +140,7 @@ func readRenewed(body []byte) (*renewed, error) {
 	return r, nil
 }
 
-func (r *renewed) String() string {
+// String tells enough to follow a token through the steps, and not the token.
+func (r *Renewed) String() string {
 	return fmt.Sprintf("token %s, expires in %d s, refresh token %s", shorten(r.AccessToken), r.ExpiresIn, shorten(r.RefreshToken))
 }

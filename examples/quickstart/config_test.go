@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/edrgate/edrgate/examples/internal/demo"
 )
 
 func TestConfigureFillsEverythingIn(t *testing.T) {
@@ -13,15 +15,16 @@ func TestConfigureFillsEverythingIn(t *testing.T) {
 		{"consumer", consumerCaddyfile, "\nhttp://127.0.0.1:6 {\n\tedr_egress\n"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			g := &gateway{
-				caddyfile: test.caddyfile, did: "did:web:some.example", dir: t.TempDir(), backendPort: "1", walletPort: "2",
-				dataPort: "3", signalingPort: "4", adminPort: "5", egressPort: "6",
+			g := &demo.Gateway{
+				Caddyfile: test.caddyfile, DID: "did:web:some.example", Dir: t.TempDir(),
+				Values:   map[string]string{"BACKEND_PORT": "1", "WALLET_PORT": "2"},
+				DataPort: "3", SignalingPort: "4", AdminPort: "5", EgressPort: "6",
 			}
-			err := g.configure(5 * time.Minute)
+			err := g.Configure(5 * time.Minute)
 			if err != nil {
 				t.Fatal(err)
 			}
-			written, err := os.ReadFile(g.configFile())
+			written, err := os.ReadFile(g.ConfigFile())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -34,13 +37,5 @@ func TestConfigureFillsEverythingIn(t *testing.T) {
 				}
 			}
 		})
-	}
-}
-
-func TestBrief(t *testing.T) {
-	for want, d := range map[string]time.Duration{"4s": 4 * time.Second, "5m": 5 * time.Minute, "1m30s": 90 * time.Second, "10s": 10 * time.Second} {
-		if brief(d) != want {
-			t.Errorf("%s is written %q", d, brief(d))
-		}
 	}
 }

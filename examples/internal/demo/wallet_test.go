@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"crypto/x509"
@@ -15,7 +15,7 @@ import (
 // issue makes a wallet stand in for the gateway: it signs an access token and publishes the key.
 func issue(t *testing.T, issuer string) (string, []byte) {
 	t.Helper()
-	gateway, err := newWallet("1", "gateway")
+	gateway, err := NewWallet("1", "gateway")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,13 +33,13 @@ func issue(t *testing.T, issuer string) (string, []byte) {
 }
 
 func TestVerifiedClaims(t *testing.T) {
-	token, keys := issue(t, providerDID)
-	subject, err := verifiedClaims(token, keys)
+	token, keys := issue(t, ProviderDID)
+	subject, err := VerifiedClaims(token, keys)
 	if err != nil || subject != "did:web:consumer.example" {
 		t.Errorf("subject %q, error %v", subject, err)
 	}
 	foreign, foreignKeys := issue(t, "did:web:other.example")
-	_, err = verifiedClaims(foreign, foreignKeys)
+	_, err = VerifiedClaims(foreign, foreignKeys)
 	if err == nil {
 		t.Error("the token of another issuer passes")
 	}
@@ -47,12 +47,12 @@ func TestVerifiedClaims(t *testing.T) {
 
 // The gateway that is given the key must sign what the wallet's DID document vouches for.
 func TestWriteKey(t *testing.T) {
-	w, err := newWallet("1", "consumer")
+	w, err := NewWallet("1", "consumer")
 	if err != nil {
 		t.Fatal(err)
 	}
 	file := filepath.Join(t.TempDir(), "signing.pem")
-	err = w.writeKey(file)
+	err = w.WriteKey(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,16 +82,16 @@ func TestWriteKey(t *testing.T) {
 
 // A forged token must be wrong in its signature only, or its refusal would show nothing.
 func TestForge(t *testing.T) {
-	token, keys := issue(t, providerDID)
-	thief, err := newWallet("1", "thief")
+	token, keys := issue(t, ProviderDID)
+	thief, err := NewWallet("1", "thief")
 	if err != nil {
 		t.Fatal(err)
 	}
-	forged, err := thief.forge(token)
+	forged, err := thief.Forge(token)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = verifiedClaims(forged, keys)
+	_, err = VerifiedClaims(forged, keys)
 	if err == nil {
 		t.Error("the forged token verifies with the gateway's key")
 	}
@@ -99,7 +99,7 @@ func TestForge(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	subject, err := verifiedClaims(forged, own)
+	subject, err := VerifiedClaims(forged, own)
 	if err != nil || subject != "did:web:consumer.example" {
 		t.Errorf("the forged token has lost its claims: subject %q, error %v", subject, err)
 	}
