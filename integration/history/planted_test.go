@@ -143,6 +143,7 @@ type oneDID struct{ key crypto.PublicKey }
 func (r oneDID) ResolveKey(context.Context, string, string) (crypto.PublicKey, error) {
 	return r.key, nil
 }
+
 func (r oneDID) RefetchKey(context.Context, string, string) (crypto.PublicKey, error) {
 	return r.key, nil
 }
