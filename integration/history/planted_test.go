@@ -169,10 +169,11 @@ func nodes(t *testing.T, shared store.Store, run string) []history.Node {
 	}
 	wallet, messages := testkit.NewWallet(consumerDID), new(atomic.Int64)
 	var all []history.Node
+	dirs := []string{t.TempDir(), t.TempDir(), t.TempDir()} // taken away after what follows
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	t.Cleanup(func() { cancel(); running.Wait() })
-	for range 3 {
+	for _, dir := range dirs {
 		live := tokens.NewLive()
 		service, err := tokens.New(tokens.Config{
 			Participant: "default", DID: providerDID, Keys: ring, Store: shared, Live: live, Resolver: oneDID{wallet.Key.Public()},
@@ -182,7 +183,7 @@ func nodes(t *testing.T, shared store.Store, run string) []history.Node {
 			t.Fatal(err)
 		}
 		follower, err := replica.New(replica.Config{
-			Store: shared, Memory: live, Repeater: live, Dir: t.TempDir(), Poll: 20 * time.Millisecond, MaxStaleness: maxStaleness,
+			Store: shared, Memory: live, Repeater: live, Dir: dir, Poll: 20 * time.Millisecond, MaxStaleness: maxStaleness,
 			Observer: nobody{}, Logger: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {
