@@ -426,6 +426,8 @@ func (s *Service) flow(ctx context.Context, processID string) (*Flow, error) {
 	if err != nil {
 		return nil, unavailable(err, "flow %s", processID)
 	}
+	// What is answered from here on holds for data too, also if the log has not been read so far.
+	s.c.Live.saw(f.key(), record.Version, f.effective())
 	s.applyPin(f)
 	return f, nil
 }

@@ -369,6 +369,25 @@ func TestJournaledEndingOutlivesTheProcess(t *testing.T) {
 	}
 }
 
+// A classic start of a flow that another gateway has resumed is answered with its EDR: that must open something here.
+func TestRepeatedStartKnowsOfAResumeElsewhere(t *testing.T) {
+	x, there := gateways(t)
+	token := x.start(classicStart("flow-1")).AccessToken
+	x.must(x.Suspend(t.Context(), controlPlane, x.message("flow-1", "")))
+	wantCode(t, x.verify(token), CodeFlowSuspended)
+	_, err := there.Start(t.Context(), controlPlane, classicStart("flow-1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := x.start(classicStart("flow-1")) // the log has not been read here yet
+	for _, token := range []Secret{token, again.AccessToken} {
+		err := x.verify(token)
+		if err != nil {
+			t.Errorf("refused where the start was answered: %v", err)
+		}
+	}
+}
+
 // Other gateways that were cut off too serve what was ended here until the store has it, so it must not wait for its turn.
 func TestReachedStoreGetsTheJournalAtOnce(t *testing.T) {
 	for name, reach := range map[string]func(*Live){
