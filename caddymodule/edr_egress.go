@@ -224,8 +224,14 @@ const maxProxyRequestBytes = 64 << 10
 // proxyRequest reads a request to the consumer proxy of Tractus-X EDC, which always asks by GET.
 func (e *edrs) proxyRequest(w http.ResponseWriter, r *http.Request) (*outgoing, *oauth.Refusal) {
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxProxyRequestBytes))
-	if err != nil {
-		return nil, badRequest("the body could not be read, or is larger than %d bytes", maxProxyRequestBytes)
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large): // RFC 9110 §15.5.14
+		return nil, &oauth.Refusal{
+			Status: http.StatusRequestEntityTooLarge, Message: fmt.Sprintf("the body is larger than %d bytes", maxProxyRequestBytes),
+		}
+	case err != nil:
+		return nil, badRequest("the body could not be read")
 	}
 	asked, err := parseProxyRequest(data)
 	if err != nil {

@@ -41,8 +41,8 @@ func adminShapes(*world) []shape {
 		add("path "+name, http.StatusNotFound, "no such resource", get, path, "")
 	}
 	for _, c := range [][2]string{
-		{put, "status"}, {http.MethodDelete, "flows/{flow}"}, {get, "flows/{flow}/revoke"}, {get, "accept-restore"}, {put, "keys"}, {http.MethodPut, "flows/{flow}/revoke"}, {get, "edrs/{held}/complete"}, {http.MethodDelete, "edrs"}, {"BREW", "status"},
-		{http.MethodOptions, "status"}, {http.MethodHead + "X", "status"}, {http.MethodTrace, "status"},
+		{put, "status"}, {http.MethodDelete, "flows/{flow}"}, {get, "flows/{flow}/revoke"}, {get, "accept-restore"}, {put, "keys"}, {http.MethodPut, "flows/{flow}/revoke"}, {get, "edrs/{held}/complete"}, {http.MethodDelete, "edrs"}, {http.MethodPatch, "status"},
+		{http.MethodOptions, "status"}, {http.MethodHead, "keys"}, {http.MethodTrace, "status"},
 	} {
 		add("method "+c[0]+" "+c[1], http.StatusMethodNotAllowed, "method must be", c[0], "/edrgate/"+c[1], "")
 	}
@@ -53,7 +53,7 @@ func adminShapes(*world) []shape {
 	for name, id := range map[string]string{"with a slash": "a%2Fb", "that climbs": "..%2F..%2Fx", "with NUL": "a%00", "with a line break": "a%0Ab", "too long": strings.Repeat("a", 256), "not UTF-8": "%FF"} {
 		for _, operation := range []string{"", "/revoke"} {
 			method := map[string]string{"": get, "/revoke": put}[operation]
-			add("flow "+name+operation, http.StatusBadRequest, "", method, "/edrgate/flows/"+id+operation, "")
+			add("flow "+name+operation, http.StatusNotFound, "", method, "/edrgate/flows/"+id+operation, "")
 		}
 		add("EDR "+name, http.StatusBadRequest, "", put, "/edrgate/edrs/"+id+"/complete", "")
 	}
@@ -67,7 +67,7 @@ func adminShapes(*world) []shape {
 		add(list+" a semicolon", http.StatusBadRequest, "not well encoded", get, "/edrgate/"+list+"?after=x;limit=5", "")
 		add(list+" of a participant that is not", http.StatusNotFound, "there is no participant", get, "/edrgate/"+list+"?participant=unheard-of", "")
 		add(list+" of a participant in capitals", http.StatusNotFound, "there is no participant", get, "/edrgate/"+list+"?participant=DEFAULT", "")
-		for name, after := range map[string]string{"with NUL": "a%00", "of 5,000 characters": strings.Repeat("a", 5000), "with a slash": "a/b", "not UTF-8": "%FF"} {
+		for name, after := range map[string]string{"with NUL": "a%00", "of 5,000 characters": strings.Repeat("a", 5000), "of 256 characters": strings.Repeat("a", 256)} {
 			add(list+" after one "+name, http.StatusBadRequest, "after", get, "/edrgate/"+list+"?after="+after, "")
 		}
 	}

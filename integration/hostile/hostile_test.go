@@ -33,7 +33,7 @@ var categories = []category{
 	{name: "admin API", shapes: adminShapes},
 	{name: "rules", shapes: ruleShapes},
 	{name: "placeholders", shapes: placeholderShapes},
-	{name: "HTTP/2", shapes: http2Shapes},
+	{name: "h2", shapes: http2Shapes},
 	{name: "config", tests: configTests},
 	{name: "store rows", tests: rowTests},
 }
