@@ -125,7 +125,7 @@ func (h *Egress) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 // a change of the protocol open tunnels, which outlive their flow.
 func (h *Egress) takes(w http.ResponseWriter, r *http.Request) bool {
 	switch {
-	case r.Method == http.MethodConnect || r.Method == http.MethodTrace:
+	case r.Method == http.MethodConnect || r.Method == http.MethodTrace || !isToken(r.Method): // HTTP/2 carries any text
 		w.Header().Set("Allow", methodsOfAll) // RFC 9110 §15.5.6
 		h.refuse(w, oauth.Refusal{Status: http.StatusMethodNotAllowed, Message: "the method is not supported"})
 	case wantsUpgrade(r.Header):

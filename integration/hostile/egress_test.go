@@ -93,7 +93,7 @@ func egressPaths(w *world, place, id string) []shape {
 		}, shape{name: "egress: a target with userinfo", status: http.StatusOK}))
 	for name, headers := range map[string]string{
 		"WebSocket": "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13",
-		"TLS": "Connection: upgrade\r\nUpgrade: TLS/1.3", "two": "Connection: Upgrade\r\nUpgrade: h2c\r\nUpgrade: websocket",
+		"TLS":       "Connection: upgrade\r\nUpgrade: TLS/1.3", "two": "Connection: Upgrade\r\nUpgrade: h2c\r\nUpgrade: websocket",
 	} {
 		shapes = append(shapes, untouched(w, place, func(w *world) string {
 			return lines("GET /"+id+"/x HTTP/1.1", "Host: "+w.egress, headers)

@@ -36,6 +36,7 @@ var categories = []category{
 	{name: "h2", shapes: http2Shapes},
 	{name: "config", tests: configTests},
 	{name: "store rows", tests: rowTests},
+	{name: "EDR rows", tests: edrRowTests},
 }
 
 // TestHostile sends every bad input to one process.
