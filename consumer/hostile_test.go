@@ -3,6 +3,8 @@ package consumer
 import (
 	"strings"
 	"testing"
+
+	"github.com/edrgate/edrgate/store"
 )
 
 // Regression tests of what the bad-input suite (integration/hostile) has found.
@@ -51,5 +53,16 @@ func TestEventsOfNoTime(t *testing.T) {
 	_, err := ParseEvent([]byte(`{"type":"TransferProcessSuspended","at":253402300799999,"payload":{"transferProcessId":"x","type":"CONSUMER"}}`))
 	if err != nil {
 		t.Errorf("the last second of 9999: %v", err)
+	}
+}
+
+// TestRecordWithoutAStateIsNoAnswer: null was read as a record without an EDR, and answered as if there were none.
+func TestRecordWithoutAStateIsNoAnswer(t *testing.T) {
+	t.Parallel()
+	for _, data := range []string{"null", "{}", `{"state":""}`, `{"state":"running"}`} {
+		_, err := decode(store.Record{ID: "default/tp-1", Data: []byte(data)})
+		if CodeOf(err) != CodeUnavailable {
+			t.Errorf("%s: %v", data, err)
+		}
 	}
 }

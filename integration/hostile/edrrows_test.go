@@ -20,7 +20,7 @@ func edrDamages() map[string]func([]byte) []byte {
 	return map[string]func([]byte) []byte{
 		"null": fixed("null"), "a list": fixed("[]"), "no JSON": fixed("edr"), "NULs": fixed("\x00\x00\x00\x00"), "text": fixed(`"x"`), "deep": fixed(string(deepJSON(20_000))),
 		"first half": func(b []byte) []byte { return b[:len(b)/2] }, "one byte short": func(b []byte) []byte { return b[:len(b)-1] }, "twice": func(b []byte) []byte { return append(bytes.Clone(b), b...) },
-		"state a number": member("state", 1), "generation negative": member("generation", -1), "held text": member("held", "x"), "expires no time": member("expires", "soon"), "EDR text": member("edr", "x"),
+		"state a number": member("state", 1), "state missing": member("state", absent{}), "state unheard of": member("state", "running"), "an empty object": fixed("{}"), "generation negative": member("generation", -1), "held text": member("held", "x"), "expires no time": member("expires", "soon"), "EDR text": member("edr", "x"),
 		"sealed with an unknown key": sealed("key", "ffffffffffffffff"), "sealed with no key": sealed("key", absent{}), "sealed text cut": sealed("data", []byte{1, 2, 3}), "sealed text of zeros": sealed("data", make([]byte, 200)),
 	}
 }
