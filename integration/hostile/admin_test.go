@@ -41,8 +41,17 @@ func adminShapes(*world) []shape {
 		add("path "+name, http.StatusNotFound, "no such resource", get, path, "")
 	}
 	for _, c := range [][2]string{
-		{put, "status"}, {http.MethodDelete, "flows/{flow}"}, {get, "flows/{flow}/revoke"}, {get, "accept-restore"}, {put, "keys"}, {http.MethodPut, "flows/{flow}/revoke"}, {get, "edrs/{held}/complete"}, {http.MethodDelete, "edrs"}, {http.MethodPatch, "status"},
-		{http.MethodOptions, "status"}, {http.MethodTrace, "status"},
+		{put, "status"},
+		{http.MethodDelete, "flows/{flow}"},
+		{get, "flows/{flow}/revoke"},
+		{get, "accept-restore"},
+		{put, "keys"},
+		{http.MethodPut, "flows/{flow}/revoke"},
+		{get, "edrs/{held}/complete"},
+		{http.MethodDelete, "edrs"},
+		{http.MethodPatch, "status"},
+		{http.MethodOptions, "status"},
+		{http.MethodTrace, "status"},
 	} {
 		add("method "+c[0]+" "+c[1], http.StatusMethodNotAllowed, "method must be", c[0], "/edrgate/"+c[1], "")
 	}

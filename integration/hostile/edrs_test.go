@@ -124,10 +124,22 @@ func edrPathShapes() []shape {
 		add("path "+name, http.StatusNotFound, "no such path", http.MethodGet, target, "")
 	}
 	for _, c := range [][2]string{
-		{http.MethodPost, "/v3/edrs/{held}/dataaddress"}, {http.MethodPut, "/v3/edrs/{held}/dataaddress"}, {http.MethodDelete, "/v3/edrs/{held}/dataaddress"}, {http.MethodGet, "/v3/edrs/{held}/refresh"},
-		{http.MethodGet, "/v3/edrs/request"}, {http.MethodDelete, "/v3/edrs/request"}, {http.MethodPut, "/v3/edrs/request"}, {http.MethodGet, "/v3/edrs/events"}, {http.MethodGet, "/v3/edrs/{held}"},
-		{http.MethodPost, "/v3/edrs/{held}"}, {http.MethodGet, "/v3/edrs/{held}/complete"}, {http.MethodGet, "/v1/token/refresh"}, {"BREW", "/v3/edrs/{held}/dataaddress"}, {"get", "/v3/edrs/{held}/dataaddress"},
-		{http.MethodTrace, "/v3/edrs/{held}/dataaddress"}, {http.MethodPatch, "/v3/edrs/{held}"},
+		{http.MethodPost, "/v3/edrs/{held}/dataaddress"},
+		{http.MethodPut, "/v3/edrs/{held}/dataaddress"},
+		{http.MethodDelete, "/v3/edrs/{held}/dataaddress"},
+		{http.MethodGet, "/v3/edrs/{held}/refresh"},
+		{http.MethodGet, "/v3/edrs/request"},
+		{http.MethodDelete, "/v3/edrs/request"},
+		{http.MethodPut, "/v3/edrs/request"},
+		{http.MethodGet, "/v3/edrs/events"},
+		{http.MethodGet, "/v3/edrs/{held}"},
+		{http.MethodPost, "/v3/edrs/{held}"},
+		{http.MethodGet, "/v3/edrs/{held}/complete"},
+		{http.MethodGet, "/v1/token/refresh"},
+		{"BREW", "/v3/edrs/{held}/dataaddress"},
+		{"get", "/v3/edrs/{held}/dataaddress"},
+		{http.MethodTrace, "/v3/edrs/{held}/dataaddress"},
+		{http.MethodPatch, "/v3/edrs/{held}"},
 	} {
 		add("method "+c[0]+" "+c[1], http.StatusMethodNotAllowed, "Allow: ", c[0], c[1], "")
 	}
