@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/edrgate/edrgate/consumer"
+	"github.com/edrgate/edrgate/internal/strictjson"
 	"github.com/edrgate/edrgate/replica"
 	"github.com/edrgate/edrgate/store"
 	"github.com/edrgate/edrgate/tokens"
@@ -139,6 +140,9 @@ func adminPath(u *url.URL) ([]string, error) {
 	return parts, nil
 }
 
+// adminRetryAfter is when to ask again where it cannot be told now (RFC 9110 §10.2.3), in seconds.
+const adminRetryAfter = "5"
+
 type adminOperation func(r *http.Request, s *tokens.Service) (any, error)
 
 func (o *operator) get(w http.ResponseWriter, r *http.Request, do adminOperation) error {
@@ -156,11 +160,16 @@ func (o *operator) do(w http.ResponseWriter, r *http.Request, method string, do 
 	}
 	service, err := o.Service()
 	if err != nil {
+		w.Header().Set("Retry-After", adminRetryAfter)
 		return adminError(http.StatusServiceUnavailable, err)
 	}
 	body, err := do(r, service)
 	if err != nil {
-		return adminError(adminStatus(err), err)
+		status := adminStatus(err)
+		if status == http.StatusServiceUnavailable {
+			w.Header().Set("Retry-After", adminRetryAfter)
+		}
+		return adminError(status, err)
 	}
 	writeJSON(w, http.StatusOK, body)
 	return nil
@@ -303,7 +312,11 @@ func pageAsked(r *http.Request) (string, int, error) {
 		}
 		limit = asked
 	}
-	return query.Get("after"), limit, nil
+	after := query.Get("after")
+	if len(after) > tokens.MaxFlowIDBytes || strings.ContainsRune(after, 0) { // no id is so: the store would be blamed
+		return "", 0, fmt.Errorf("%w: after must be an id of at most %d bytes", errAdminRequest, tokens.MaxFlowIDBytes)
+	}
+	return after, limit, nil
 }
 
 func (o *operator) flows(r *http.Request, s *tokens.Service) (any, error) {
@@ -341,6 +354,35 @@ type revokeRequest struct {
 	Quiet bool `json:"quiet,omitempty"`
 }
 
+// read reads a body. No body: what is there stays. One that can be read in two ways is none: it ends a flow for ever.
+func (q *revokeRequest) read(body io.Reader) error {
+	data, err := io.ReadAll(io.LimitReader(body, maxRevokeBytes+1))
+	if err != nil || len(data) == 0 {
+		return err
+	}
+	if len(data) > maxRevokeBytes {
+		return errors.New("too large")
+	}
+	members, err := strictjson.Parse(data, 0)
+	if err != nil {
+		return err
+	}
+	for name, raw := range members {
+		switch name {
+		case "reason":
+			q.Reason, err = members.String(name)
+		case "quiet":
+			err = json.Unmarshal(raw, &q.Quiet)
+		default:
+			err = errors.New("unknown member")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // revokeView is the answer to a revocation.
 type revokeView struct {
 	Outcome tokens.Outcome `json:"outcome"`
@@ -361,11 +403,9 @@ const maxRevokeBytes = 4 << 10 // 4 KiB
 
 func (o *operator) revoke(r *http.Request, s *tokens.Service, id string) (any, error) {
 	request := revokeRequest{Reason: "revoked by the operator"}
-	decoder := json.NewDecoder(io.LimitReader(r.Body, maxRevokeBytes))
-	decoder.DisallowUnknownFields()
-	err := decoder.Decode(&request)
-	if err != nil && !errors.Is(err, io.EOF) { // no body: the default
-		return nil, fmt.Errorf("%w: the body must be empty or an object with a reason", errAdminRequest)
+	err := request.read(r.Body)
+	if err != nil {
+		return nil, fmt.Errorf("%w: the body must be empty or an object with a reason, of at most %d bytes", errAdminRequest, maxRevokeBytes)
 	}
 	revoke := s.Revoke
 	if request.Quiet {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -165,13 +166,9 @@ func (c edrCall) body(most int64) ([]byte, bool) {
 }
 
 func (c edrCall) dataAddress() {
-	renew := true
-	switch c.r.URL.Query().Get("auto_refresh") {
-	case "", "true":
-	case "false":
-		renew = false
-	default:
-		c.bad("auto_refresh must be true or false")
+	renew, err := autoRefresh(c.r.URL.RawQuery)
+	if err != nil {
+		c.bad(err.Error())
 		return
 	}
 	get := c.stored
@@ -179,6 +176,21 @@ func (c edrCall) dataAddress() {
 		get = c.renewer.Current
 	}
 	c.show(get(c.r.Context(), c.id))
+}
+
+// autoRefresh reads the query of a data address. One that can be read in two ways is none.
+func autoRefresh(rawQuery string) (bool, error) {
+	query, err := url.ParseQuery(rawQuery)
+	if err != nil || len(query["auto_refresh"]) > 1 {
+		return false, errors.New("auto_refresh must be true or false, once, in a query that is well encoded")
+	}
+	switch query.Get("auto_refresh") {
+	case "", "true":
+		return true, nil
+	case "false":
+		return false, nil
+	}
+	return false, errors.New("auto_refresh must be true or false")
 }
 
 // stored returns an EDR as it is, if it is served at all.

@@ -158,16 +158,18 @@ func hostname(host string) string { return (&url.URL{Host: host}).Hostname() }
 // isForeignPage reports whether a browser sent the request for a page of another origin (Fetch Metadata; RFC 6454 §7). Even
 // a GET lends credentials here, so no method is exempt.
 func isForeignPage(r *http.Request) bool {
-	site := r.Header.Get("Sec-Fetch-Site")
-	if site != "" && site != "same-origin" && site != "none" {
-		return true
+	for _, site := range r.Header["Sec-Fetch-Site"] {
+		if site != "" && site != "same-origin" && site != "none" {
+			return true
+		}
 	}
-	origin := r.Header.Get("Origin")
-	if origin == "" {
-		return false
+	for _, origin := range r.Header["Origin"] {
+		u, err := url.Parse(origin)
+		if origin != "" && (err != nil || !strings.EqualFold(u.Host, r.Host)) {
+			return true
+		}
 	}
-	u, err := url.Parse(origin)
-	return err != nil || !strings.EqualFold(u.Host, r.Host)
+	return false
 }
 
 func (d *EDRDoor) knowsKey(r *http.Request) bool {
@@ -225,6 +227,8 @@ func refusalOfEDR(id string, err error) oauth.Refusal {
 		return no(http.StatusBadRequest, strings.TrimPrefix(e.Error(), "edr: "+string(consumer.CodeInvalid)+": "))
 	case consumer.CodeState:
 		return no(http.StatusConflict, e.Detail)
+	case consumer.CodeInsecure:
+		return no(http.StatusBadRequest, e.Detail) // which field it is
 	case consumer.CodeConflict:
 		return no(http.StatusConflict, "the transfer is known with another provider or asset")
 	case consumer.CodeRefused:
@@ -247,7 +251,6 @@ func refusalOfEDR(id string, err error) oauth.Refusal {
 
 // edrMessages say what is wrong with an EDR.
 var edrMessages = map[consumer.Code]string{
-	consumer.CodeInsecure:     "an endpoint of the EDR is not https",
 	consumer.CodeAudience:     "Cannot perform token refresh: refreshAudience is neither the provider nor this participant",
 	consumer.CodeForeignToken: "Cannot perform token refresh: another EDR holds the access token",
 	consumer.CodeCounterparty: "Cannot perform token refresh: the provider's DID is not known",

@@ -123,7 +123,7 @@ func (h *Egress) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 // a change of the protocol open tunnels, which outlive their flow.
 func (h *Egress) takes(w http.ResponseWriter, r *http.Request) bool {
 	switch {
-	case r.Method == http.MethodConnect || r.Method == http.MethodTrace:
+	case r.Method == http.MethodConnect || r.Method == http.MethodTrace || !isToken(r.Method): // HTTP/2 carries any text
 		w.Header().Set("Allow", methodsOfAll) // RFC 9110 §15.5.6
 		h.refuse(w, oauth.Refusal{Status: http.StatusMethodNotAllowed, Message: "the method is not supported"})
 	case wantsUpgrade(r.Header):
@@ -222,8 +222,14 @@ const maxProxyRequestBytes = 64 << 10
 // proxyRequest reads a request to the consumer proxy of Tractus-X EDC, which always asks by GET.
 func (e *edrs) proxyRequest(w http.ResponseWriter, r *http.Request) (*outgoing, *oauth.Refusal) {
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxProxyRequestBytes))
-	if err != nil {
-		return nil, badRequest("the body could not be read, or is larger than %d bytes", maxProxyRequestBytes)
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large): // RFC 9110 §15.5.14
+		return nil, &oauth.Refusal{
+			Status: http.StatusRequestEntityTooLarge, Message: fmt.Sprintf("the body is larger than %d bytes", maxProxyRequestBytes),
+		}
+	case err != nil:
+		return nil, badRequest("the body could not be read")
 	}
 	asked, err := parseProxyRequest(data)
 	if err != nil {

@@ -361,7 +361,8 @@ func (g *gate) takesMethod(r *http.Request) bool {
 	case http.MethodConnect:
 		return g.upgrades && r.ProtoMajor >= 2 && (r.Header.Get(":protocol") == "websocket" || r.Proto == "websocket")
 	}
-	return true
+	// HTTP/2 carries any text (RFC 9113 §8.3.1), of which HTTP/1.1 to a backend would make another request.
+	return isToken(r.Method)
 }
 
 // dataMethods are the methods that the Tractus-X data plane proxies; it answers 405 to others.

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -150,6 +151,11 @@ func checkURL(name, value string, allowHTTP []string) error {
 	}
 	if u.User != nil || u.Fragment != "" || strings.HasSuffix(value, "#") {
 		return refuse(CodeInvalid, "%s has user information or a fragment", name)
+	}
+	port := u.Port()
+	number, err := strconv.ParseUint(port, 10, 16)
+	if port != "" && (err != nil || number == 0) { // url.Parse takes any digits
+		return refuse(CodeInvalid, "%s has a port that is none", name)
 	}
 	switch {
 	case u.Scheme == "https", u.Scheme == "http" && slices.ContainsFunc(allowHTTP, func(host string) bool { return isHost(u, host) }):

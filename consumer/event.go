@@ -10,6 +10,9 @@ import (
 // MaxEventBytes is the size of the largest event that is read.
 const MaxEventBytes = 256 << 10
 
+// latestYear is the last one that can be written (RFC 3339 §1), and so be kept.
+const latestYear = 9999
+
 // EventKind says what an event of EDC means for an EDR.
 type EventKind string
 
@@ -62,6 +65,9 @@ func ParseEvent(data []byte) (*Event, error) {
 			return nil, invalid("event", err)
 		}
 		e.At = time.UnixMilli(at)
+		if at < 0 || e.At.UTC().Year() > latestYear {
+			return nil, refuse(CodeInvalid, "event: member \"at\": not a time of this world")
+		}
 	}
 	if e.Kind == KindOther {
 		return e, nil // payloads of other events have other members

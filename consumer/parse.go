@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -326,7 +325,8 @@ func parseSeconds(s string) (time.Duration, error) {
 		return 0, nil
 	}
 	f, err := strconv.ParseFloat(s, 64)
-	if err != nil || math.IsNaN(f) || f < 0 {
+	// ParseFloat also reads Infinity, hexadecimal and underscores, which no JSON number has (RFC 8259 §6).
+	if err != nil && !errors.Is(err, strconv.ErrRange) || f < 0 || strings.Trim(s, "0123456789.eE+-") != "" {
 		return 0, errors.New("not a number of seconds")
 	}
 	if f > longestLife.Seconds() {

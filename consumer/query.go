@@ -63,8 +63,13 @@ type Query struct {
 
 const defaultLimit = 100
 
-// List returns EDRs in the order of their ids, without the EDRs themselves.
+// List returns EDRs in the order of their ids, without the EDRs themselves. No EDR has terms that none can have: that is no
+// trouble of the store, which takes them for no labels.
 func (c *Cache) List(ctx context.Context, q Query) ([]*Entry, error) {
+	terms := Terms{Counterparty: q.Counterparty, Asset: q.Asset, Agreement: q.Agreement}
+	if terms.check() != nil {
+		return nil, nil
+	}
 	if q.Limit <= 0 {
 		q.Limit = defaultLimit
 	}

@@ -184,7 +184,12 @@ func decode(r store.Record) (*record, error) {
 	if err != nil {
 		return nil, unavailable(err, "EDR record %s", r.ID)
 	}
-	return rec, nil
+	switch rec.State {
+	case Preparing, Prepared, Started, Suspended, Refused, Ended:
+		return rec, nil
+	}
+	// One that is damaged, such as null: it does not say that there is no EDR.
+	return nil, unavailable(nil, "EDR record %s has no state", r.ID)
 }
 
 func (c *Cache) encode(rec *record) (store.Edit, error) {

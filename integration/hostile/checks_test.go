@@ -277,3 +277,11 @@ func TestReplies(t *testing.T) {
 		t.Error("what is no HTTP passes for an answer")
 	}
 }
+
+// TestCheckOfLogEntries: a line that somebody else has written into a log.
+func TestCheckOfLogEntries(t *testing.T) {
+	t.Parallel()
+	wantNoProblem(t, notJSON("access.log", []byte(`{"msg":"a"}`+"\n"+`{"msg":"b\nc"}`+"\n")))
+	wantProblem(t, notJSON("access.log", []byte(`{"msg":"a"}`+"\nlevel=info msg=\"logged in\"\n")), "is no entry")
+	wantProblem(t, notJSON("error.log", []byte(`{"msg":"a"} {"msg":"b"}`+"\n")), "is no entry")
+}

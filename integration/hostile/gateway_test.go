@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"math/big"
 	mathrand "math/rand/v2"
 	"net"
 	"net/http"
@@ -28,8 +29,9 @@ type gateway struct {
 	t   testing.TB
 	dir string
 
-	// host:port of the listeners. At data edr_auth stands before two datasets' reverse_proxy, at proxied edr_proxy.
-	data, proxied, signaling, edrs, egress, health string
+	// host:port of the listeners. At data edr_auth stands before two datasets' reverse_proxy, at proxied edr_proxy; h2c and
+	// secure speak HTTP/2, the latter over TLS.
+	data, proxied, signaling, edrs, egress, health, h2c, secure string
 
 	config  string // Caddyfile
 	process *exec.Cmd
@@ -45,7 +47,7 @@ func newGateway(t testing.TB) *gateway {
 		t.Fatal(err)
 	}
 	g := &gateway{t: t, dir: dir}
-	freeAddresses(t, &g.data, &g.proxied, &g.signaling, &g.edrs, &g.egress, &g.health)
+	freeAddresses(t, &g.data, &g.proxied, &g.signaling, &g.edrs, &g.egress, &g.health, &g.h2c, &g.secure)
 	g.admin = &http.Client{Timeout: patience, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -196,6 +198,28 @@ func (g *gateway) writeKey(name string, key *ecdsa.PrivateKey, canaries *testkit
 	}
 	return g.write("keys/"+name+".pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))
 }
+
+// newCertificate makes a certificate for 127.0.0.1, signed by its own key, and returns its file and that of the key.
+func (g *gateway) newCertificate() (certificate, key string) {
+	g.t.Helper()
+	private := ecKey(g.t, elliptic.P256())
+	template := x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &template, &template, &private.PublicKey, private)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return g.write("tls/certificate.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))),
+		g.write("tls/key.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})))
+}
+
+// port is the port of host:port.
+func port(address string) string { return address[strings.LastIndexByte(address, ':')+1:] }
 
 // freeAddresses sets loopback addresses that nobody listens at, below the range that the kernel takes the ports of outgoing
 // connections from.

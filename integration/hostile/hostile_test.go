@@ -27,8 +27,16 @@ var categories = []category{
 	{name: "HTTP", shapes: httpShapes},
 	{name: "signaling", shapes: signalingShapes},
 	{name: "DIDs", shapes: didShapes},
+	{name: "EDRs", shapes: edrShapes},
+	{name: "egress", shapes: egressShapes},
+	{name: "providers", shapes: providerShapes},
+	{name: "admin API", shapes: adminShapes},
+	{name: "rules", shapes: ruleShapes},
+	{name: "placeholders", shapes: placeholderShapes},
+	{name: "h2", shapes: http2Shapes},
 	{name: "config", tests: configTests},
 	{name: "store rows", tests: rowTests},
+	{name: "EDR rows", tests: edrRowTests},
 }
 
 // TestHostile sends every bad input to one process.

@@ -111,3 +111,63 @@ func (h *didHost) fetches() int {
 	defer h.mu.Unlock()
 	return h.requests
 }
+
+// provider is the data plane of another company, which gave EDRs to the consumer's side. It answers as a test has it, in
+// bytes if it likes.
+type provider struct {
+	server *httptest.Server
+
+	mu      sync.Mutex
+	answers map[string]http.HandlerFunc // by the first segment of the path
+	last    map[string]seen
+	counts  map[string]int
+}
+
+func newProvider(t testing.TB) *provider {
+	p := &provider{answers: map[string]http.HandlerFunc{}, last: map[string]seen{}, counts: map[string]int{}}
+	p.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		name, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+		body, _ := io.ReadAll(r.Body)
+		p.mu.Lock()
+		p.counts[name]++
+		p.last[name] = seen{target: r.RequestURI, body: string(body), header: r.Header.Clone()}
+		answer, known := p.answers[name]
+		p.mu.Unlock()
+		if !known {
+			_, _ = io.WriteString(w, "data of a provider")
+			return
+		}
+		answer(w, r)
+	}))
+	t.Cleanup(p.server.Close)
+	return p
+}
+
+// url is an address of the provider for a name.
+func (p *provider) url(name string) string { return p.server.URL + "/" + name }
+
+// answer has the provider answer so below /name.
+func (p *provider) answer(name string, answer http.HandlerFunc) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.answers[name] = answer
+}
+
+// seen returns how many requests for a name came, and the last one.
+func (p *provider) seen(name string) (int, seen) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.counts[name], p.last[name]
+}
+
+// rawAnswer answers with bytes that need be no HTTP, and closes the connection.
+func rawAnswer(text string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		conn, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			panic(err)
+		}
+		_, _ = io.WriteString(conn, text)
+		_ = conn.Close()
+	}
+}

@@ -48,6 +48,18 @@ func member(name string, value any) func([]byte) []byte {
 	}
 }
 
+// memberOf changes an object inside of the record.
+func memberOf(name string, change func([]byte) []byte) func([]byte) []byte {
+	return func(record []byte) []byte {
+		var members map[string]json.RawMessage
+		err := json.Unmarshal(record, &members)
+		if err != nil {
+			panic(err)
+		}
+		return member(name, rawJSON(change(members[name])))(record)
+	}
+}
+
 func fixed(text string) func([]byte) []byte { return func([]byte) []byte { return []byte(text) } }
 
 func rows() map[string]row {

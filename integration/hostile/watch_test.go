@@ -2,6 +2,7 @@ package hostile
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -54,6 +55,23 @@ func (o *watch) readLogs() []string {
 			continue
 		}
 		problems = append(problems, inspect(o.w.canaries, path, text)...)
+		problems = append(problems, notJSON(path, text)...)
+	}
+	return problems
+}
+
+// notJSON returns the lines of a log that are not one JSON object each: so what stands in them was not written by us alone.
+func notJSON(path string, text []byte) []string {
+	if !strings.HasSuffix(path, ".log") || strings.HasSuffix(path, "process.log") {
+		return nil // what the runtime and Caddy write before there is a configuration
+	}
+	var problems []string
+	for line := range bytes.Lines(text) {
+		var entry map[string]json.RawMessage
+		err := json.Unmarshal(line, &entry)
+		if err != nil {
+			problems = append(problems, fmt.Sprintf("%s has a line that is no entry: %.200q", path, line))
+		}
 	}
 	return problems
 }
@@ -224,7 +242,7 @@ const (
 // small. Caddy's own have the status code and the method, where an unknown one is OTHER.
 var bounded = []*regexp.Regexp{
 	regexp.MustCompile(`^caddy_http_\w+\{(code=\d{3},)?handler=\w+,(method=(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS|CONNECT|TRACE|OTHER),)?server=srv\d\}$`),
-	regexp.MustCompile(`^caddy_admin_http_\w+\{(code=\d{3},)?(handler=\w*,)?method=GET,path=[\w/]*\}$`),
+	regexp.MustCompile(`^caddy_admin_http_\w+\{(code=\d{3},)?(handler=\w*,)?method=(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS|CONNECT|TRACE|OTHER),path=[\w/]*\}$`),
 	regexp.MustCompile(`^edrgate_signaling_requests_total\{dialect=(dps|edc),operation=` + operations + `,outcome=` + outcomes + `,participant=default\}$`),
 	regexp.MustCompile(`^edrgate_signaling_duration_seconds\{operation=` + operations + `\}$`),
 	regexp.MustCompile(`^promhttp_\w+\{code=\d{3}\}$`),

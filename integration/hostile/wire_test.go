@@ -34,6 +34,11 @@ func exchange(address, raw string) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
+	return converse(conn, raw)
+}
+
+// converse is exchange on a connection that is there.
+func converse(conn net.Conn, raw string) (reply, error) {
 	sent := make(chan struct{})
 	go func() { // an answer may come while the bytes are still being sent, and end the sending
 		defer close(sent)

@@ -18,14 +18,17 @@ type world struct {
 	*gateway
 	canaries *testkit.Canaries
 	hosts    *didHost
-	weather  *backend // behind edr_auth
-	orders   *backend // behind edr_proxy
-	did      string   // of the gateway's participant
+	weather  *backend  // behind edr_auth
+	orders   *backend  // behind edr_proxy
+	provider *provider // of EDRs that the consumer's side holds
+	did      string    // of the gateway's participant
 	key      *ecdsa.PrivateKey
 
 	dps     *flow // dataset weather at data, of Data Plane Signaling
 	rain    *flow // dataset rain at data/rain, of Data Plane Signaling
 	classic *flow // dataset orders at proxied, with a source address and its credential
+	overH2C *flow // dataset h2c at h2c
+	overTLS *flow // dataset secure at secure
 	held    string
 }
 
@@ -40,7 +43,11 @@ type flow struct {
 const site = `{
 	admin unix/{dir}/admin.sock
 	default_bind 127.0.0.1
+	auto_https disable_redirects
 	metrics
+	servers 127.0.0.1:{h2c port} {
+		protocols h1 h2c
+	}
 	log {
 		output file {dir}/log/error.log
 		format json
@@ -70,6 +77,21 @@ const site = `{
 			public_url http://{proxied}/api
 			backend http://{orders}/base
 		}
+		route tenants {
+			dataset tenants
+			public_url http://{proxied}/tenants
+			backend http://{orders}/of/{edr.metadata.tenant}
+			header X-Tenant {edr.metadata.tenant}
+			header X-On-Behalf-Of {edr.claims.client_id}
+		}
+		route h2c {
+			dataset h2c
+			public_url http://{h2c}
+		}
+		route secure {
+			dataset secure
+			public_url https://{secure}
+		}
 	}
 }
 
@@ -82,6 +104,14 @@ http://{data} {
 	handle /rain/* {
 		edr_auth {
 			dataset rain
+		}
+		reverse_proxy {weather}
+	}
+	handle /ruled/* {
+		edr_auth {
+			dataset weather
+			methods GET POST
+			query page size
 		}
 		reverse_proxy {weather}
 	}
@@ -114,15 +144,41 @@ http://{signaling} {
 	}
 }
 
-http://{edrs} {
+http://{h2c} {
+	log {
+		output file {dir}/log/access.log
+		format json
+	}
+	edr_refresh
+	edr_auth {
+		route h2c
+	}
+	reverse_proxy {weather}
+}
+
+https://{secure} {
+	log {
+		output file {dir}/log/access.log
+		format json
+	}
+	tls {certificate} {certificate key}
+	edr_refresh
+	edr_auth {
+		route secure
+	}
+	reverse_proxy {weather}
+}
+
+http://:{edrs port} {
 	log {
 		output file {dir}/log/access.log
 		format json
 	}
 	edr_consumer
+	respond "no such path" 404
 }
 
-http://{egress} {
+http://:{egress port} {
 	log {
 		output file {dir}/log/access.log
 		format json
@@ -141,9 +197,15 @@ const backendKey = "a-backend-credential-of-another-company"
 // newWorld starts a gateway and three flows, and gives its consumer's side an EDR.
 func newWorld(t testing.TB) *world {
 	t.Helper()
+	return newWorldWith(t, func(config string) string { return config })
+}
+
+// newWorldWith is newWorld with another configuration, made of the usual one.
+func newWorldWith(t testing.TB, change func(config string) string) *world {
+	t.Helper()
 	w := &world{
 		gateway: newGateway(t), canaries: testkit.NewCanaries(), hosts: newDIDHost(t),
-		weather: newBackend(t, "weather"), orders: newBackend(t, "orders"),
+		weather: newBackend(t, "weather"), orders: newBackend(t, "orders"), provider: newProvider(t),
 	}
 	w.canaries.Credential("a backend's credential", backendKey)
 	key, file := w.newKey("signing", w.canaries)
@@ -151,14 +213,19 @@ func newWorld(t testing.TB) *world {
 	own := testkit.NewWallet(w.did)
 	own.Key = key
 	w.hosts.serve("gateway", document(own.Document()))
-	w.config = expand(site, map[string]string{
+	certificate, certificateKey := w.newCertificate()
+	w.config = expand(change(site), map[string]string{
 		"dir": w.dir, "did": w.did, "key": file, "data": w.data, "proxied": w.proxied, "signaling": w.signaling, "edrs": w.edrs,
 		"egress": w.egress, "health": w.health, "weather": w.weather.address(), "orders": w.orders.address(),
+		"h2c": w.h2c, "secure": w.secure, "h2c port": port(w.h2c), "edrs port": port(w.edrs), "egress port": port(w.egress),
+		"certificate": certificate, "certificate key": certificateKey,
 	})
 	w.start()
 	w.dps = w.startDPS("weather", w.hosts.wallet("consumer"))
 	w.rain = w.startDPS("rain", w.hosts.wallet("other"))
 	w.classic = w.startClassic("orders", w.hosts.wallet("classic"))
+	w.overH2C = w.startDPS("h2c", w.hosts.wallet("over-h2c"))
+	w.overTLS = w.startDPS("secure", w.hosts.wallet("over-tls"))
 	w.holdEDR()
 	return w
 }
@@ -347,7 +414,7 @@ func (w *world) works() []string {
 			problems = append(problems, fmt.Sprintf("%s no longer works: %d %.200s, %v", what, answer.status, answer.body, err))
 		}
 	}
-	for name, f := range map[string]*flow{"dps": w.dps, "rain": w.rain, "classic": w.classic} {
+	for name, f := range map[string]*flow{"dps": w.dps, "rain": w.rain, "classic": w.classic, "h2c": w.overH2C, "TLS": w.overTLS} {
 		err := w.renew(f)
 		if err != nil {
 			problems = append(problems, name+": "+err.Error())
