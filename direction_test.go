@@ -93,7 +93,7 @@ func TestStoresImportTheirEngineOnly(t *testing.T) {
 		"store/memory":    nil,
 		"store/move":      nil,
 		"store/storetest": nil,
-		"store/badger":    {"github.com/dgraph-io/badger/v4", "golang.org/x/sys"},
+		"store/badger":    {"github.com/dgraph-io/badger/v4", "golang.org/x/sync", "golang.org/x/sys"},
 		"store/calls":     nil,
 		"store/postgres":  {"github.com/jackc/pgx/v5"},
 
