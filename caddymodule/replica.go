@@ -147,6 +147,7 @@ func follow(settings *ReplicaSettings, keep time.Duration, s store.Store, live *
 	if err != nil {
 		return nil, errors.Join(err, f.journal.Close())
 	}
+	live.AskClosed(f.follower.Closed)
 	return f, nil
 }
 

@@ -332,8 +332,8 @@ func TestEndingsAreBounded(t *testing.T) {
 		}
 	}
 	w.look(f)
-	if n := f.state.len(); n == 0 || n > 2100 || n != len(f.state.index) {
-		t.Errorf("%d endings remembered, %d by record", n, len(f.state.index))
+	if n := f.state.len(); n == 0 || n > 2100 || n != f.state.index.len() {
+		t.Errorf("%d endings remembered, %d by record", n, f.state.index.len())
 	}
 	if f.state.lines > 2*f.state.len()+1024 {
 		t.Errorf("%d lines for %d endings", f.state.lines, f.state.len())

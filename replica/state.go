@@ -42,10 +42,10 @@ type state struct {
 	saved store.Entry // as in the file
 	at0   time.Time   // when the position was last written
 
-	remembered []store.Entry          // endings, oldest first, also those that a newer one of the same record has replaced
-	index      map[string]store.Entry // the newest of each record
-	file       *os.File               // appended to
-	lines      int                    // of the file
+	remembered []store.Entry // endings, oldest first, also those that a newer one of the same record has replaced
+	index      *endingIndex  // the newest of each record
+	file       *os.File      // appended to
+	lines      int           // of the file
 }
 
 // openState reads the files of dir and keeps others from using it.
@@ -54,7 +54,7 @@ func openState(dir string) (*state, error) {
 	if err != nil {
 		return nil, fmt.Errorf("directory of the local state: %w", err)
 	}
-	s := &state{dir: dir, lock: flock.New(filepath.Join(dir, lockFile)), index: map[string]store.Entry{}}
+	s := &state{dir: dir, lock: flock.New(filepath.Join(dir, lockFile)), index: newEndingIndex()}
 	ok, err := s.lock.TryLock()
 	if err != nil {
 		return nil, fmt.Errorf("locking the local state: %w", err)
@@ -114,7 +114,7 @@ func (s *state) readEndings() error {
 		switch {
 		case json.Unmarshal(bytes.Trim(lines.Bytes(), "\x00"), &e) != nil || e.Kind == "" || e.ID == "":
 		case e.Event == "":
-			delete(s.index, recordOf(e))
+			s.index.drop(recordOf(e))
 		default:
 			s.add(e)
 		}
@@ -128,7 +128,7 @@ func (s *state) at(e store.Entry) { s.last, s.known = e, true }
 
 // remember keeps an ending, and forgets those before since.
 func (s *state) remember(e store.Entry, since time.Time) {
-	if old, ok := s.index[recordOf(e)]; ok && same(old, e) {
+	if old, ok := s.index.get(recordOf(e)); ok && same(old, e) {
 		return // seen again after a restart
 	}
 	s.add(e)
@@ -138,11 +138,11 @@ func (s *state) remember(e store.Entry, since time.Time) {
 
 // forget drops what is remembered of a record.
 func (s *state) forget(e store.Entry) {
-	_, known := s.index[recordOf(e)]
+	_, known := s.index.get(recordOf(e))
 	if !known {
 		return
 	}
-	delete(s.index, recordOf(e))
+	s.index.drop(recordOf(e))
 	e.Event = ""
 	s.append(e)
 }
@@ -161,8 +161,8 @@ func (s *state) append(e store.Entry) {
 
 func (s *state) add(e store.Entry) {
 	s.remembered = append(s.remembered, e)
-	s.index[recordOf(e)] = e
-	if len(s.remembered) > 2*max(len(s.index), 1024) {
+	s.index.put(recordOf(e), e)
+	if len(s.remembered) > 2*max(s.index.len(), 1024) {
 		s.remembered = s.endings()
 	}
 }
@@ -170,10 +170,10 @@ func (s *state) add(e store.Entry) {
 // trim forgets what is too much or before since.
 func (s *state) trim(since time.Time) {
 	n := 0
-	for n < len(s.remembered) && (len(s.index) > maxEndings || s.remembered[n].At.Before(since)) {
+	for n < len(s.remembered) && (s.index.len() > maxEndings || s.remembered[n].At.Before(since)) {
 		old := s.remembered[n]
-		if same(s.index[recordOf(old)], old) {
-			delete(s.index, recordOf(old))
+		if newest, ok := s.index.get(recordOf(old)); ok && same(newest, old) {
+			s.index.drop(recordOf(old))
 		}
 		n++
 	}
@@ -184,14 +184,14 @@ func (s *state) trim(since time.Time) {
 func (s *state) endings() []store.Entry {
 	var list []store.Entry
 	for _, e := range s.remembered {
-		if newest, ok := s.index[recordOf(e)]; ok && same(newest, e) {
+		if newest, ok := s.index.get(recordOf(e)); ok && same(newest, e) {
 			list = append(list, e)
 		}
 	}
 	return list
 }
 
-func (s *state) len() int { return len(s.index) }
+func (s *state) len() int { return s.index.len() }
 
 func recordOf(e store.Entry) string { return e.Kind + "\x00" + e.ID }
 

@@ -267,6 +267,9 @@ func (s *Service) exchange(ctx context.Context, p *presented, a *admission) (*Fl
 		if err != nil {
 			return store.Edit{}, err
 		}
+		if s.c.Live.isLost(old, f) {
+			return store.Edit{}, unavailable(errRestored, "flow %s", f.ID)
+		}
 		s.applyPin(f)
 		if !f.State.Ended() && !bytes.Equal(f.Salt, a.flow.Salt) {
 			// Another flow of the same id, which began since: what was found out about the first says nothing of it.

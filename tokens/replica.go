@@ -26,6 +26,7 @@ type replica struct {
 	until    atomic.Pointer[time.Time] // when the states here stop being fresh; nil: never
 	restored atomic.Bool
 	log      atomic.Pointer[Journal]
+	closed   atomic.Pointer[func(kind, id string) (uint64, bool)]
 }
 
 // Fresh says until when the states here count as the present ones. The zero time: they do not.
@@ -71,6 +72,20 @@ func (l *Live) IsFresh(now time.Time) bool {
 // Restored says whether the store has lost writes and no operator has accepted that yet. Meanwhile nobody renews, and a
 // flow that is not known may be one of those that were lost.
 func (l *Live) Restored(pending bool) { l.replica.restored.Store(pending) }
+
+// AskClosed makes the live states ask at which version a record was ended or suspended, as far as is remembered.
+func (l *Live) AskClosed(ask func(kind, id string) (version uint64, ok bool)) { l.closed.Store(&ask) }
+
+// isLost reports whether a flow that its record shows open is known to have been closed by a later write: the store has
+// been restored a moment ago.
+func (l *Live) isLost(record store.Record, f *Flow) bool {
+	ask := l.closed.Load()
+	if ask == nil || f.State.Ended() || f.State == Suspended {
+		return false
+	}
+	version, ok := (*ask)(record.Kind, record.ID)
+	return ok && record.Version < version
+}
 
 // doubt returns why the store may not say no now: an answer that is final for a consumer must not come from a store that
 // may have lost writes. nil: it may.

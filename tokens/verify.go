@@ -234,6 +234,7 @@ func (s *Service) admit(ctx context.Context, token string, hash *tokenHash) (*Ac
 // look reads the flow that a token names and enters its present state.
 func (s *Service) look(ctx context.Context, claims *accessClaims) (*Flow, *liveFlow, error) {
 	key := flowKey(s.c.Participant, claims.Flow)
+	again := false
 	for {
 		live := s.c.Live.enter(key)
 		start := s.c.Now()
@@ -252,6 +253,14 @@ func (s *Service) look(ctx context.Context, claims *accessClaims) (*Flow, *liveF
 		f, err := decodeFlow(record)
 		if err != nil {
 			return nil, nil, unavailable(err, "flow %s", claims.Flow)
+		}
+		lost := s.c.Live.isLost(record, f)
+		if lost && again {
+			return nil, nil, unavailable(errRestored, "flow %s", claims.Flow)
+		}
+		if lost { // or it was ended between the reading and now
+			again = true
+			continue
 		}
 		if !f.State.Ended() && live.ended() {
 			// It has ended since, or a new flow of the same id was started at another gateway.
