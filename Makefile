@@ -120,7 +120,7 @@ bench-postgres:
 bench:
 	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./...
 
-# The gateway beside bare Caddy, other gateways and EDC's data plane, in about 25 minutes: docs/performance.md. What is not
+# The gateway beside bare Caddy, other gateways and EDC's data plane, in about 15 minutes: docs/performance.md. What is not
 # installed is left out and named. Some tables only: make bench-peers ARGS="-only data,renewal"
 bench-peers: build
 	go build -o bin/bench-peers ./bench/peers

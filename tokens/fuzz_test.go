@@ -71,7 +71,7 @@ func FuzzAccessToken(f *testing.F) {
 			return
 		}
 		c, err := accessClaimsOf(parsed)
-		if err == nil && (!ValidFlowID(c.Flow) || c.Expires == 0 && c.IssuedAt == 0) {
+		if err == nil && !ValidFlowID(c.Flow) {
 			t.Errorf("claims of %q", raw)
 		}
 	})

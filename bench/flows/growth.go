@@ -99,7 +99,8 @@ func (b *growth) serve(ctx context.Context, s *flowStore, dir string, values map
 	g, err := rig.NewGateway(ctx, rig.GatewayConfig{
 		Name: "gateway", Binary: b.binary, Dir: filepath.Join(dir, "gateway"), Public: s.public, Store: s.dir, Signer: s.signer,
 		Site: "edr_refresh\n\tedr_auth {\n\t\tdataset " + dataset + "\n\t\tignore_source_address\n\t}\n\t" + rig.ReverseProxy(backend.Addr),
-		App:  "token_ttl 24h",
+		// The first flows are of one consumer, whose renewals at once have a bound of their own.
+		App: "token_ttl 24h\n\t\tlimits {\n\t\t\trenewals 512\n\t\t\trenewals_per_consumer 512\n\t\t}",
 	})
 	if err != nil {
 		return err
