@@ -53,14 +53,17 @@ func TestCheck(t *testing.T) {
 		"an unanswered renewal took none": {[]history.Operation{
 			first, op(2, 3, history.Renew, history.Unknown, "r1", ""), op(4, 5, history.Resume, history.Done, "", "r1"),
 		}, true},
-		"a token from nowhere":                {[]history.Operation{first, op(2, 3, history.Resume, history.Done, "", "r2")}, false},
-		"renewed while suspended":             {[]history.Operation{first, op(2, 3, history.Suspend, history.Done, "", ""), op(4, 5, history.Renew, history.Done, "r1", "r2")}, false},
-		"refused without a suspend":           {[]history.Operation{first, op(2, 3, history.Resume, history.Refused, "", "")}, false},
-		"renewed after its end":               {[]history.Operation{first, op(2, 3, history.Terminate, history.Done, "", ""), op(4, 5, history.Renew, history.Done, "r1", "r2")}, false},
-		"renewed elsewhere after a late end":  {[]history.Operation{first, late(op(2, 3, history.Terminate, history.Done, "", "")), at(1, op(4, 5, history.Renew, history.Done, "r1", "r2"))}, true},
-		"resumed after its end":               {[]history.Operation{first, op(2, 3, history.Terminate, history.Done, "", ""), op(4, 5, history.Resume, history.Done, "", "r1")}, false},
-		"refused where a late end waits":      {[]history.Operation{first, late(op(2, 3, history.Terminate, history.Done, "", "")), op(4, 5, history.Renew, history.Refused, "r1", ""), at(1, op(6, 7, history.Renew, history.Done, "r1", "r2"))}, true},
-		"refused elsewhere and then answered": {[]history.Operation{first, late(op(2, 3, history.Terminate, history.Done, "", "")), at(1, op(4, 5, history.Renew, history.Refused, "r1", "")), at(1, op(6, 7, history.Renew, history.Done, "r1", "r2"))}, false},
+		"a token from nowhere":                     {[]history.Operation{first, op(2, 3, history.Resume, history.Done, "", "r2")}, false},
+		"renewed while suspended":                  {[]history.Operation{first, op(2, 3, history.Suspend, history.Done, "", ""), op(4, 5, history.Renew, history.Done, "r1", "r2")}, false},
+		"refused without a suspend":                {[]history.Operation{first, op(2, 3, history.Resume, history.Refused, "", "")}, false},
+		"renewed after its end":                    {[]history.Operation{first, op(2, 3, history.Terminate, history.Done, "", ""), op(4, 5, history.Renew, history.Done, "r1", "r2")}, false},
+		"renewed elsewhere after a late end":       {[]history.Operation{first, late(op(2, 3, history.Terminate, history.Done, "", "")), at(1, op(4, 5, history.Renew, history.Done, "r1", "r2"))}, true},
+		"resumed after its end":                    {[]history.Operation{first, op(2, 3, history.Terminate, history.Done, "", ""), op(4, 5, history.Resume, history.Done, "", "r1")}, false},
+		"refused where a late end waits":           {[]history.Operation{first, late(op(2, 3, history.Terminate, history.Done, "", "")), op(4, 5, history.Renew, history.Refused, "r1", ""), at(1, op(6, 7, history.Renew, history.Done, "r1", "r2"))}, true},
+		"suspend refused where a late end waits":   {[]history.Operation{first, late(op(2, 3, history.Terminate, history.Done, "", "")), op(4, 5, history.Suspend, history.Refused, "", ""), at(1, op(6, 7, history.Renew, history.Done, "r1", "r2"))}, true},
+		"suspend refused elsewhere":                {[]history.Operation{first, late(op(2, 3, history.Terminate, history.Done, "", "")), at(1, op(4, 5, history.Suspend, history.Refused, "", "")), at(1, op(6, 7, history.Renew, history.Done, "r1", "r2"))}, false},
+		"suspend refused, and nobody had ended it": {[]history.Operation{first, op(2, 3, history.Suspend, history.Refused, "", ""), op(4, 5, history.Renew, history.Done, "r1", "r2")}, false},
+		"refused elsewhere and then answered":      {[]history.Operation{first, late(op(2, 3, history.Terminate, history.Done, "", "")), at(1, op(4, 5, history.Renew, history.Refused, "r1", "")), at(1, op(6, 7, history.Renew, history.Done, "r1", "r2"))}, false},
 	} {
 		err := history.Check(c.history, time.Minute)
 		if (err == nil) != c.good {

@@ -177,11 +177,12 @@ func Check(operations []Operation, within time.Duration) error {
 // local reports whether a refusal tells of an ending or suspension that its node itself had been asked for and that the
 // store may not have had yet: those hold there before they hold anywhere else.
 func local(o Operation, operations []Operation) bool {
-	if o.Answer.Outcome != Refused || o.Kind != Renew && o.Kind != Resume {
+	if o.Answer.Outcome != Refused {
 		return false
 	}
 	return slices.ContainsFunc(operations, func(e Operation) bool {
-		return (e.Kind == Suspend || e.Kind == Terminate) && e.Flow == o.Flow && e.Node == o.Node && e.Call <= o.Return &&
+		// Another suspension is no reason to refuse one.
+		return (e.Kind == Terminate || e.Kind == Suspend && o.Kind != Suspend) && e.Flow == o.Flow && e.Node == o.Node && e.Call <= o.Return &&
 			(e.open() || e.Return >= o.Call)
 	})
 }
