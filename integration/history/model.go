@@ -1,6 +1,7 @@
 package history
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -145,6 +146,10 @@ var model = porcupine.NondeterministicModel{
 	DescribeOperation: func(input, _ any) string { return input.(Operation).String() },
 }
 
+// ErrUndecided is wrapped by the error of Check when nothing was found wrong, but not all of it could be decided in time: the
+// search grows with the number of operations whose outcome is not known.
+var ErrUndecided = errors.New("not decided")
+
 // Check returns an error unless what went through the store is linearizable for each flow.
 func Check(operations []Operation, within time.Duration) error {
 	var asked []porcupine.Operation
@@ -161,17 +166,18 @@ func Check(operations []Operation, within time.Duration) error {
 		}
 		asked = append(asked, porcupine.Operation{ClientId: o.Client, Input: o, Call: int64(o.Call), Return: end})
 	}
+	var undecided error
 	m := model.ToModel()
 	for _, part := range m.Partition(asked) {
 		switch porcupine.CheckOperationsTimeout(m, part, within) {
 		case porcupine.Ok:
 		case porcupine.Unknown:
-			return fmt.Errorf("flow %d: not decided within %s: %d operations", part[0].Input.(Operation).Flow, within, len(part))
+			undecided = fmt.Errorf("flow %d: %w within %s: %d operations", part[0].Input.(Operation).Flow, ErrUndecided, within, len(part))
 		default:
 			return fmt.Errorf("flow %d is not linearizable:\n%s", part[0].Input.(Operation).Flow, describe(part))
 		}
 	}
-	return nil
+	return undecided
 }
 
 // local reports whether a refusal tells of an ending or suspension that its node itself had been asked for and that the

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -62,7 +63,8 @@ func seeds(t *testing.T) []uint64 {
 // The seed decides what the clients ask for and what fails when. What is under way then is up to the machine.
 func TestHistories(t *testing.T) {
 	c := cluster.New(t, server, cluster.Options{MaxStaleness: shortStaleness})
-	for _, seed := range seeds(t) {
+	tried, undecided := seeds(t), 0
+	for _, seed := range tried {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			w := newWorld(t, c)
 			var failing sync.WaitGroup
@@ -81,7 +83,11 @@ func TestHistories(t *testing.T) {
 			operations := w.markLate(h)
 			t.Logf("seed %d: %s; %s", seed, counts(operations), strings.Join(w.failed, ", "))
 			err = history.Check(operations, decideWithin)
-			if err != nil {
+			switch {
+			case errors.Is(err, history.ErrUndecided):
+				undecided++
+				t.Log(err)
+			case err != nil:
 				t.Error(err)
 			}
 			err = history.Served(operations, shortStaleness)
@@ -93,6 +99,10 @@ func TestHistories(t *testing.T) {
 				t.Error(complaint)
 			}
 		})
+	}
+	// One in a hundred was seen.
+	if undecided*10 > len(tried) {
+		t.Errorf("%d of %d histories are not decided", undecided, len(tried))
 	}
 }
 
