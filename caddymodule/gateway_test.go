@@ -210,7 +210,7 @@ func (g *liveGateway) send(site string, r *http.Request) answered {
 		var err error
 		response, err = g.client(site).Do(again)
 		// Caddy may drop a connection that it accepts at the moment at which the old config's server stops.
-		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
 			g.t.Error(err)
 			return true
 		}

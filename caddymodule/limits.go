@@ -198,6 +198,18 @@ func (f *inFlight) enter() bool {
 
 func (f *inFlight) leave() { f.now.Add(-1) }
 
+// maxLeftBytes is what is read at most of the rest of a body that was answered before its end: as much as net/http reads.
+const maxLeftBytes = 256 << 10
+
+// readLeft reads the rest of a body that was answered before its end, when the client closes the connection after its request.
+// net/http does so only where it keeps the connection. Others it closes over what is still on its way, which resets them, and
+// the answer may be lost (RFC 9112 §9.6). A client that asked before it sent the body needs the answer only (RFC 9110 §10.1.1).
+func readLeft(r *http.Request) {
+	if r.Close && r.Body != nil && r.Header.Get("Expect") == "" {
+		_, _ = io.CopyN(io.Discard, r.Body, maxLeftBytes) // it is answered whatever comes
+	}
+}
+
 // timeBody cuts a body off that does not come in time: a client that sends a byte now and then holds no more than its
 // connection, and that for a known time.
 func timeBody(w http.ResponseWriter, r *http.Request, timeout time.Duration) {

@@ -269,6 +269,46 @@ func TestMessageSizes(t *testing.T) {
 	}
 }
 
+// TestTooLargeIsToldToAClientThatCloses: the answer was there before the body, and the connection was closed over what was
+// still on its way; that reset it, so some clients saw no answer (RFC 9112 §9.6).
+func TestTooLargeIsToldToAClientThatCloses(t *testing.T) {
+	g := newLiveGateway(t)
+	app := g.app()
+	app["limits"] = object{"message_bytes": 4096}
+	g.load(app, g.servers())
+	for _, target := range []struct{ site, host, path, mediaType string }{
+		{"data", "data.example", "/token", "application/x-www-form-urlencoded"},
+		{"signaling", "localhost", "/dataflows/start", "application/json"},
+	} {
+		for range 20 {
+			connection, err := net.Dial("unix", g.sockets[target.site])
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = connection.SetDeadline(time.Now().Add(20 * time.Second))
+			_, err = fmt.Fprintf(connection, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: %s\r\nContent-Length: 8192\r\nConnection: close\r\n\r\n",
+				target.path, target.host, target.mediaType)
+			for range 8 {
+				if err == nil {
+					_, err = io.WriteString(connection, strings.Repeat("a", 1024))
+				}
+			}
+			if err != nil {
+				t.Fatalf("%s: %v", target.path, err)
+			}
+			answer, err := http.ReadResponse(bufio.NewReader(connection), nil)
+			if err != nil {
+				t.Fatalf("%s: %v", target.path, err)
+			}
+			_ = answer.Body.Close()
+			_ = connection.Close()
+			if answer.StatusCode != http.StatusRequestEntityTooLarge {
+				t.Errorf("%s: %s", target.path, answer.Status)
+			}
+		}
+	}
+}
+
 func renewalsCounted(t *testing.T) map[string]float64 {
 	t.Helper()
 	registry := prometheus.NewPedanticRegistry()

@@ -231,6 +231,7 @@ type endpoint struct{ *participant }
 // authorization, then the tokens themselves.
 func (e endpoint) renew(w http.ResponseWriter, r *http.Request) renewal {
 	timeBody(w, r, time.Duration(e.app.Limits.MessageTimeout))
+	defer readLeft(r)
 	request, err := oauth.ParseTokenRequest(r, e.app.Limits.MessageBytes)
 	if err == nil {
 		err = request.CheckRefresh()

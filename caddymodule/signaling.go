@@ -231,6 +231,7 @@ func (h *Signaling) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddy
 		return nil
 	}
 	timeBody(w, r, time.Duration(h.app.Limits.MessageTimeout))
+	defer readLeft(r)
 	answeringPanics(w, h.logger, func(w http.ResponseWriter) { to.handler.ServeHTTP(w, r) })
 	return nil
 }
