@@ -7,8 +7,6 @@ import (
 	"io"
 	"time"
 
-	"github.com/lestrrat-go/jwx/v2/jws"
-
 	"github.com/edrgate/edrgate/internal/compactjws"
 )
 
@@ -52,29 +50,17 @@ func (s *Service) mint(f *Flow, life time.Duration) (Secret, error) {
 	if err != nil {
 		return "", unavailable(err, "encoding claims")
 	}
-	key := s.c.Keys.active
-	header := jws.NewHeaders()
-	for name, value := range map[string]any{jws.TypeKey: accessTokenType, jws.KeyIDKey: key.kid} {
-		err = header.Set(name, value)
-		if err != nil {
-			return "", unavailable(err, "building the header")
-		}
-	}
-	token, err := jws.Sign(payload, jws.WithKey(key.alg, key.signer, jws.WithProtectedHeaders(header)))
+	token, err := s.c.Keys.active.sign(payload)
 	if err != nil {
-		return "", unavailable(err, "signing with key %s", key.kid)
+		return "", unavailable(err, "signing with key %s", s.c.Keys.active.kid)
 	}
-	only, err := withSmaller(key.alg, string(token))
-	if err != nil {
-		return "", unavailable(err, "signing with key %s", key.kid)
-	}
-	return Secret(only), nil
+	s.issued.add(hashOf(token))
+	return Secret(token), nil
 }
 
 // readAccessToken checks that a token is an access token signed by a key of this ring for this participant, and
-// returns its claims. It does not look at the expiry: a renewal shows an expired token. verified says that the signature of
-// the very same text was found good before, by the same ring.
-func (s *Service) readAccessToken(token string, verified bool) (*accessClaims, error) {
+// returns its claims. It does not look at the expiry: a renewal shows an expired token. hash is that of the token.
+func (s *Service) readAccessToken(token string, hash *tokenHash) (*accessClaims, error) {
 	t, err := compactjws.Parse(token, s.c.MaxTokenBytes)
 	if err != nil {
 		return nil, &Error{Code: CodeTokenMalformed, cause: err}
@@ -94,7 +80,8 @@ func (s *Service) readAccessToken(token string, verified bool) (*accessClaims, e
 	if !isSmaller(key.alg, t.Signature) {
 		return nil, refuse(CodeTokenSignature, "not the signature that we issue")
 	}
-	if !verified {
+	// Nobody can make another text with the hash of one that was signed here, or that was verified for a data request.
+	if !s.issued.has(hash) && s.verdicts.get(hash) == nil {
 		// The token has been taken apart already, by rules stricter than those of jws.Verify, which would do so again.
 		err = key.check.Verify([]byte(t.SigningInput), t.Signature, key.public)
 		if err != nil {

@@ -1,6 +1,7 @@
 package tokens
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -182,6 +183,30 @@ func decodeFlow(record store.Record) (*Flow, error) {
 	if len(f.Salt) != saltBytes { // every refresh token of the flow would be refused for good
 		return nil, fmt.Errorf("%w: it is damaged: its salt is none", errUndecodable)
 	}
+	return f, nil
+}
+
+// recorded is a record and the flow in it. A renewal reads the record twice, to let the renewal in and to carry it out, and
+// mostly nobody has written it in between.
+type recorded struct {
+	id   string
+	data []byte
+	flow *Flow // nil once somebody has it
+}
+
+// recordedAs remembers what a record was decoded to. f may be changed afterwards, but nothing that it points to.
+func recordedAs(record store.Record, f *Flow) *recorded {
+	decoded := *f
+	return &recorded{id: record.ID, data: record.Data, flow: &decoded}
+}
+
+// decode is decodeFlow. The caller may change all of the flow, and the one that was kept must not be used any more.
+func (r *recorded) decode(record store.Record) (*Flow, error) {
+	if r.flow == nil || record.ID != r.id || !bytes.Equal(record.Data, r.data) {
+		return decodeFlow(record)
+	}
+	f := r.flow
+	r.flow = nil
 	return f, nil
 }
 

@@ -66,7 +66,9 @@ type Ring struct {
 type signingKey struct {
 	kid    string
 	alg    jwa.SignatureAlgorithm
+	header string       // of the tokens that it signs, encoded
 	check  jws.Verifier // of alg
+	make   jws.Signer   // of alg
 	signer crypto.Signer
 	public crypto.PublicKey
 	state  KeyState
@@ -220,6 +222,10 @@ func newSigningKey(key RingKey) (*signingKey, error) {
 	if err != nil {
 		return nil, err
 	}
+	k.make, err = jws.NewSigner(k.alg)
+	if err != nil {
+		return nil, err
+	}
 	set, err := jwk.FromRaw(k.public)
 	if err != nil {
 		return nil, err
@@ -229,7 +235,9 @@ func newSigningKey(key RingKey) (*signingKey, error) {
 		return nil, err
 	}
 	k.kid = base64.RawURLEncoding.EncodeToString(thumbprint)
-	return k, nil
+	header, err := json.Marshal(map[string]string{"alg": k.alg.String(), "kid": k.kid, "typ": accessTokenType})
+	k.header = base64.RawURLEncoding.EncodeToString(header)
+	return k, err
 }
 
 func privateBytes(signer crypto.Signer) ([]byte, error) {

@@ -412,24 +412,31 @@ func (s *Service) Flow(ctx context.Context, processID string) (*Flow, error) {
 }
 
 func (s *Service) flow(ctx context.Context, processID string) (*Flow, error) {
+	f, _, err := s.read(ctx, processID)
+	return f, err
+}
+
+// read returns a flow as it is in effect here, and as it is recorded.
+func (s *Service) read(ctx context.Context, processID string) (*Flow, *recorded, error) {
 	if !ValidFlowID(processID) {
-		return nil, refuse(CodeFlowUnknown, "flow id is malformed")
+		return nil, nil, refuse(CodeFlowUnknown, "flow id is malformed")
 	}
 	record, err := s.c.Store.Get(ctx, flowKind, flowKey(s.c.Participant, processID))
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, refuse(CodeFlowUnknown, "no flow %s", processID)
+		return nil, nil, refuse(CodeFlowUnknown, "no flow %s", processID)
 	}
 	if err != nil {
-		return nil, unavailable(err, "reading flow %s", processID)
+		return nil, nil, unavailable(err, "reading flow %s", processID)
 	}
 	f, err := decodeFlow(record)
 	if err != nil {
-		return nil, unavailable(err, "flow %s", processID)
+		return nil, nil, unavailable(err, "flow %s", processID)
 	}
 	// What is answered from here on holds for data too, also if the log has not been read so far.
 	s.c.Live.saw(f.key(), record.Version, f.effective())
+	kept := recordedAs(record, f)
 	s.applyPin(f)
-	return f, nil
+	return f, kept, nil
 }
 
 // owner is the present name of the control plane that a flow belongs to.

@@ -33,7 +33,6 @@ const (
 // authentication is an authentication token: the JWT by which a consumer proves with its DID's key that it is the one
 // the flow is bound to (Tractus-X token refresh; DPS token renewal profile; DCP §4.3 self-issued ID token).
 type authentication struct {
-	raw       string
 	parsed    *compactjws.Token
 	issuer    string
 	kid       string
@@ -64,7 +63,7 @@ func readProof(raw string, limit int) (*authentication, error) {
 	if strings.EqualFold(t.Header.Typ, accessTokenType) {
 		return nil, refuse(CodeProofMalformed, "an access token is no authentication token")
 	}
-	a := &authentication{raw: raw, parsed: t, alg: alg, kid: t.Header.Kid}
+	a := &authentication{parsed: t, alg: alg, kid: t.Header.Kid}
 	signature := t.Signature
 	if alg == jwa.ES256 || alg == jwa.ES384 {
 		// If (r, s) is a signature then so is (r, n-s), and anybody can make one of the other.
@@ -224,6 +223,10 @@ func (a *authentication) verifies(key crypto.PublicKey) bool {
 	if !fits {
 		return false
 	}
-	_, err := jws.Verify([]byte(a.raw), jws.WithKey(a.alg, key))
-	return err == nil
+	verifier, err := jws.NewVerifier(a.alg)
+	if err != nil {
+		return false
+	}
+	// The proof has been taken apart already, by rules stricter than those of jws.Verify, which would do so again.
+	return verifier.Verify([]byte(a.parsed.SigningInput), a.parsed.Signature, key) == nil
 }

@@ -195,3 +195,28 @@ func TestPolicyIsNotAskedAboutRememberedFlow(t *testing.T) {
 	wantCode(t, err, CodeFlowEnded)
 	policy.wantAsked(t, PolicyStart)
 }
+
+// TestRecordedFlowIsHandedOutOnce: whoever gets it changes it, so a second try, and a record that was written since, are
+// decoded anew.
+func TestRecordedFlowIsHandedOutOnce(t *testing.T) {
+	x := newFixture(t)
+	x.start(dpsStart("flow-1"))
+	record, err := x.c.Store.Get(t.Context(), flowKind, flowKey(x.c.Participant, "flow-1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := must(decodeFlow(record))
+	kept := recordedAs(record, f)
+	f.State = Suspended // as it is in effect here
+	first := must(kept.decode(record))
+	first.Generation = 7
+	if second := must(kept.decode(record)); first.State != Started || second.Generation != 1 {
+		t.Errorf("first %s, second of generation %d", first.State, second.Generation)
+	}
+	kept = recordedAs(record, must(decodeFlow(record)))
+	first.Agreement = "another"
+	record.Data = must(first.encode())
+	if written := must(kept.decode(record)); written.Agreement != "another" {
+		t.Errorf("agreement %s", written.Agreement)
+	}
+}

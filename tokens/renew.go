@@ -55,9 +55,8 @@ func (s *Service) Renew(ctx context.Context, r RenewRequest) (*Renewal, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Consumers renew what they have used: then the token is remembered, and its signature need not be verified again.
 	hash := hashOf(proof.token)
-	claims, err := s.readAccessToken(proof.token, s.verdicts.get(&hash) != nil)
+	claims, err := s.readAccessToken(proof.token, &hash)
 	if err != nil {
 		return nil, &Error{Code: CodeProofToken, cause: err}
 	}
@@ -105,6 +104,7 @@ type presented struct {
 // admission is a renewal that passed every check that waits for nobody.
 type admission struct {
 	flow     *Flow
+	recorded *recorded
 	token    *refreshToken
 	recalled bool // the flow is as the store remembered it, which may be out of date
 }
@@ -116,13 +116,14 @@ type admission struct {
 // one. A policy is asked about the present one only: its answer may end the flow.
 func (s *Service) admitRenewal(ctx context.Context, p *presented) (*admission, error) {
 	var f *Flow
+	var kept *recorded
 	if s.c.Policy == nil {
-		f = s.recalled(p.claims.Flow)
+		f, kept = s.recalled(p.claims.Flow)
 	}
 	if f != nil {
 		token, err := s.checkPresented(p, f)
 		if err == nil {
-			return &admission{flow: f, token: token, recalled: true}, nil
+			return &admission{flow: f, recorded: kept, token: token, recalled: true}, nil
 		}
 	}
 	return s.admitNow(ctx, p)
@@ -131,7 +132,7 @@ func (s *Service) admitRenewal(ctx context.Context, p *presented) (*admission, e
 // admitNow is admitRenewal by the record as it is.
 func (s *Service) admitNow(ctx context.Context, p *presented) (*admission, error) {
 	start := s.c.Now()
-	f, err := s.flow(ctx, p.claims.Flow)
+	f, kept, err := s.read(ctx, p.claims.Flow)
 	s.c.Observer.Stage("renew", "store", s.c.Now().Sub(start))
 	if CodeOf(err) == CodeFlowUnknown {
 		return nil, &Error{Code: CodeProofTokenFlow, TokenID: p.claims.ID, cause: err}
@@ -146,24 +147,25 @@ func (s *Service) admitNow(ctx context.Context, p *presented) (*admission, error
 	if err != nil {
 		return nil, inDialect(err, f.Dialect)
 	}
-	return &admission{flow: f, token: token}, nil
+	return &admission{flow: f, recorded: kept, token: token}, nil
 }
 
 // recalled returns what the store remembers of a flow; nil: nothing.
-func (s *Service) recalled(processID string) *Flow {
+func (s *Service) recalled(processID string) (*Flow, *recorded) {
 	if !ValidFlowID(processID) {
-		return nil
+		return nil, nil
 	}
 	record, ok := store.Recall(s.c.Store, flowKind, flowKey(s.c.Participant, processID))
 	if !ok {
-		return nil
+		return nil, nil
 	}
 	f, err := decodeFlow(record)
 	if err != nil {
-		return nil
+		return nil, nil
 	}
+	kept := recordedAs(record, f)
 	s.applyPin(f)
-	return f
+	return f, kept
 }
 
 // checkPresented is what can be said of a renewal without waiting for anybody.
@@ -263,7 +265,7 @@ func (s *Service) exchange(ctx context.Context, p *presented, a *admission) (*Fl
 	now := s.c.Now()
 	edit := func(old store.Record) (store.Edit, error) {
 		var err error
-		f, err = decodeFlow(old)
+		f, err = a.recorded.decode(old)
 		if err != nil {
 			return store.Edit{}, err
 		}

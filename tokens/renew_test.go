@@ -8,8 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lestrrat-go/jwx/v2/jws"
-
 	"github.com/edrgate/edrgate/internal/testkit"
 )
 
@@ -47,41 +45,6 @@ func TestRenewalRotatesAndRepeatsTheAnswerUntilItIsAcknowledged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-// TestRenewalOfAUsedTokenVerifiesItOnce: the signature of a token that data requests came with is known to be good.
-func TestRenewalOfAUsedTokenVerifiesItOnce(t *testing.T) {
-	x := newFixture(t)
-	edr := x.start(dpsStart("flow-1"))
-	key := x.c.Keys.active
-	counted := &countedVerifier{Verifier: key.check}
-	key.check = counted
-	err := x.verify(edr.AccessToken)
-	if err != nil {
-		t.Fatal(err)
-	}
-	x.mustRenew(edr.RefreshToken, edr.AccessToken)
-	if counted.calls != 1 {
-		t.Errorf("verified %d times", counted.calls)
-	}
-	// One that nobody has used is verified here, and each time: only data requests fill what is remembered.
-	unused := x.start(dpsStart("flow-2"))
-	first := x.mustRenew(unused.RefreshToken, unused.AccessToken)
-	x.mustRenew(first.RefreshToken, unused.AccessToken)
-	if counted.calls != 3 {
-		t.Errorf("verified %d times", counted.calls)
-	}
-}
-
-// countedVerifier counts the signatures that it verifies.
-type countedVerifier struct {
-	jws.Verifier
-	calls int
-}
-
-func (v *countedVerifier) Verify(payload, signature []byte, key any) error {
-	v.calls++
-	return v.Verifier.Verify(payload, signature, key)
 }
 
 func TestRenewalTable(t *testing.T) {

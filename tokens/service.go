@@ -113,7 +113,7 @@ type Config struct {
 	// EndOnDeny ends a flow whose renewal the policy denies. Otherwise that renewal is refused and the flow stays.
 	EndOnDeny bool
 
-	CacheEntries  int // verified tokens remembered; default 65,536
+	CacheEntries  int // verified tokens remembered, and as many hashes of tokens signed here; default 65,536
 	MaxTokenBytes int // the longest access token and proof that is looked at; default 16 KiB
 
 	// Route says what the configuration makes of a flow. It is called with the whole flow when one of its tokens is first
@@ -148,6 +148,7 @@ type Service struct {
 	c             Config
 	controlPlanes map[string]bool
 	verdicts      *verdicts
+	issued        *issued
 	marks         chan mark
 	reached       chan struct{} // the store can be reached, and the journal has something for it
 	owed          *OwedReports
@@ -164,6 +165,7 @@ func New(c Config) (*Service, error) {
 		c:             c,
 		controlPlanes: map[string]bool{},
 		verdicts:      newVerdicts(c.CacheEntries),
+		issued:        newIssued(c.CacheEntries),
 		marks:         make(chan mark, maxMarks),
 		reached:       make(chan struct{}, 1),
 		owed:          c.Live.OwedReports(flowKind + "/" + c.Participant),

@@ -6,7 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"math/big"
-	"strings"
+	"slices"
 
 	"github.com/lestrrat-go/jwx/v2/jwa"
 )
@@ -28,20 +28,30 @@ func isSmaller(alg jwa.SignatureAlgorithm, signature []byte) bool {
 	return len(signature) == 2*p256Bytes && bytes.Compare(signature[p256Bytes:], p256HalfOrder) <= 0
 }
 
-// withSmaller returns a compact JWS of ours with the smaller of its two signatures.
-func withSmaller(alg jwa.SignatureAlgorithm, token string) (string, error) {
-	dot := strings.LastIndexByte(token, '.')
-	signature, err := base64.RawURLEncoding.DecodeString(token[dot+1:])
-	if err != nil {
-		return "", errors.New("the signature is not base64url")
-	}
+// smaller returns the one of the two signatures that we issue.
+func smaller(alg jwa.SignatureAlgorithm, signature []byte) ([]byte, error) {
 	if isSmaller(alg, signature) {
-		return token, nil
+		return signature, nil
 	}
 	if len(signature) != 2*p256Bytes {
-		return "", errors.New("the signature does not have the length of its algorithm")
+		return nil, errors.New("the signature does not have the length of its algorithm")
 	}
+	other := slices.Clone(signature)
 	s := new(big.Int).SetBytes(signature[p256Bytes:])
-	s.Sub(p256Order, s).FillBytes(signature[p256Bytes:])
-	return token[:dot+1] + base64.RawURLEncoding.EncodeToString(signature), nil
+	s.Sub(p256Order, s).FillBytes(other[p256Bytes:])
+	return other, nil
+}
+
+// sign returns an access token with these claims (RFC 7515 §7.1).
+func (k *signingKey) sign(claims []byte) (string, error) {
+	input := k.header + "." + base64.RawURLEncoding.EncodeToString(claims)
+	signature, err := k.make.Sign([]byte(input), k.signer)
+	if err != nil {
+		return "", err
+	}
+	signature, err = smaller(k.alg, signature)
+	if err != nil {
+		return "", err
+	}
+	return input + "." + base64.RawURLEncoding.EncodeToString(signature), nil
 }

@@ -201,7 +201,7 @@ func hashOf(token string) tokenHash {
 func (s *Service) admit(ctx context.Context, token string, hash *tokenHash) (*Access, error) {
 	start := s.c.Now()
 	defer func(began time.Time) { s.c.Observer.Stage("verify", "total", s.c.Now().Sub(began)) }(start)
-	claims, err := s.readAccessToken(token, false)
+	claims, err := s.readAccessToken(token, hash)
 	s.c.Observer.Stage("verify", "sign", s.c.Now().Sub(start))
 	if err != nil {
 		return nil, err

@@ -64,7 +64,7 @@ func (b *benchmark) peers(ctx context.Context) (*rig.Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	ownAnew := b.askingAnew("edr_auth, every token new", auth.Process, auth.Public, kinds)
+	ownAnew := b.askingAnew("edr_auth, every token new and signed elsewhere", auth.Process, auth.Public, kinds)
 	sides := []*side{own, ownAnew}
 	theirs := make([]*side, len(found))
 	theirsAnew := make([]*side, len(found))
