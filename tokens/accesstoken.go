@@ -118,12 +118,15 @@ func accessClaimsOf(t *compactjws.Token) (*accessClaims, error) {
 			return nil, err
 		}
 	}
-	for name, to := range map[string]*string{"agreement_id": &c.Agreement, "dataset_id": &c.Dataset} {
-		if !t.Claims.Has(name) {
+	for _, text := range []struct {
+		name string
+		to   *string
+	}{{"agreement_id", &c.Agreement}, {"dataset_id", &c.Dataset}} {
+		if !t.Claims.Has(text.name) {
 			continue
 		}
 		var err error
-		*to, err = t.Claims.String(name)
+		*text.to, err = t.Claims.String(text.name)
 		if err != nil {
 			return nil, err
 		}

@@ -28,19 +28,15 @@ const maxExact = 1 << 53
 // Getters name the member in their errors, never its value.
 type Members map[string]json.RawMessage
 
-// Parse is Check for a document that must be an object, and returns its members.
+// Parse is Check for a document that must be an object, and returns its members, which are parts of data.
 func Parse(data []byte, maxDepth int) (Members, error) {
-	err := Check(data, maxDepth)
+	m := Members{}
+	err := check(data, maxDepth, m)
 	if err != nil {
 		return nil, err
 	}
 	if first(data) != '{' {
 		return nil, ErrNotObject
-	}
-	var m Members
-	err = json.Unmarshal(data, &m)
-	if err != nil {
-		return nil, ErrSyntax
 	}
 	return m, nil
 }

@@ -1,6 +1,9 @@
 package strictjson
 
 import (
+	"bytes"
+	"encoding/json"
+	"maps"
 	"math"
 	"testing"
 	"unicode/utf8"
@@ -39,6 +42,30 @@ func FuzzMembers(f *testing.F) {
 		_, objectErr := m.Object("m")
 		if boolErr == nil && objectErr == nil {
 			t.Errorf("%s is of two types", value)
+		}
+	})
+}
+
+// FuzzParse: the members are those that encoding/json finds.
+func FuzzParse(f *testing.F) {
+	for _, s := range []string{
+		`{}`, ` { } `, `{"a":1}`, "\t{ \"a\" :\r\n 1 , \"b\" : [ 1 , { \"a\" : \",}\" } ] , \"\" : \"\\\"}\" }\n", `{"\u0061":{"b":{"c":[]}},"b":null}`,
+		`{"a":"","b":{},"c":[],"d":-1e2,"e":true}`, `[{"a":1}]`, `"a"`, `{"a":1}{}`, `{"a":{"a":{"a":1},"b":2},"b":3}`,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		m, err := Parse(data, 0)
+		if err != nil {
+			return
+		}
+		var want map[string]json.RawMessage
+		err = json.Unmarshal(data, &want)
+		if err != nil {
+			t.Fatalf("%q: %v", data, err)
+		}
+		if !maps.EqualFunc(m, want, func(a, b json.RawMessage) bool { return bytes.Equal(a, b) }) {
+			t.Errorf("%q: %q, want %q", data, m, want)
 		}
 	})
 }

@@ -9,6 +9,7 @@
 package strictjson
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -39,6 +40,11 @@ var (
 // most maxDepth objects and arrays inside each other (0: DefaultDepth). Time and memory are linear in len(data); the
 // size limit is the caller's.
 func Check(data []byte, maxDepth int) error {
+	return check(data, maxDepth, nil)
+}
+
+// check is Check, and puts the members of a document that is an object into members unless that is nil.
+func check(data []byte, maxDepth int, members Members) error {
 	if maxDepth <= 0 {
 		maxDepth = DefaultDepth
 	}
@@ -49,7 +55,7 @@ func Check(data []byte, maxDepth int) error {
 	if !json.Valid(data) {
 		return ErrSyntax
 	}
-	w := walk{data: data, maxDepth: maxDepth}
+	w := walk{data: data, maxDepth: maxDepth, members: members}
 	return w.run()
 }
 
@@ -91,6 +97,10 @@ type walk struct {
 	data     []byte
 	maxDepth int
 	open     []level
+
+	members Members // of the outermost object; nil: nobody asks for them
+	name    string  // of the member that is being read
+	value   int     // where its value begins, or may after white space; 0: nowhere yet
 }
 
 func (w *walk) run() error {
@@ -101,9 +111,15 @@ func (w *walk) run() error {
 				return fmt.Errorf("byte %d: %w", i, ErrDepth)
 			}
 			w.open = append(w.open, level{object: w.data[i] == '{'})
+		case ':':
+			if len(w.open) == 1 {
+				w.value = i + 1
+			}
 		case '}', ']':
+			w.endMember(i)
 			w.open = w.open[:len(w.open)-1]
 		case ',':
+			w.endMember(i)
 			w.open[len(w.open)-1].named = false
 		case '"':
 			end, err := w.text(i)
@@ -116,6 +132,16 @@ func (w *walk) run() error {
 		i++
 	}
 	return nil
+}
+
+// endMember notes the member of the outermost object that ends before data[end], if one does.
+func (w *walk) endMember(end int) {
+	if w.members == nil || len(w.open) != 1 || w.value == 0 {
+		return
+	}
+	value := bytes.Trim(w.data[w.value:end], " \t\r\n") // RFC 8259 §2
+	w.members[w.name] = value[:len(value):len(value)]
+	w.value = 0
 }
 
 // text handles the string literal that starts at data[start] and returns the index behind it.
@@ -153,6 +179,9 @@ func (w *walk) text(start int) (int, error) {
 	}
 	if !l.add(name) {
 		return 0, fmt.Errorf("byte %d: %w", start, ErrDuplicate)
+	}
+	if len(w.open) == 1 {
+		w.name = name
 	}
 	return end, nil
 }
