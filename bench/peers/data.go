@@ -55,7 +55,7 @@ func (b *benchmark) gateway(ctx context.Context, name, site string) (*rig.Gatewa
 func (b *benchmark) tokensOf(ctx context.Context, g *rig.Gateway, backend string, flows int) ([]*rig.Token, error) {
 	kinds := make([]*rig.Token, flows)
 	err := inParallel(flows, 16, func(i int) error {
-		edr, err := g.StartFlow(ctx, rig.Flow{ID: fmt.Sprintf("flow-%d", i), Consumer: consumerDID, Dataset: dataset, Backend: "http://" + backend})
+		edr, err := g.StartFlow(ctx, b.flow(i, backend))
 		if err != nil {
 			return err
 		}
@@ -122,27 +122,28 @@ func (b *benchmark) askingAnew(name string, process *rig.Process, address string
 	}
 }
 
-// askingIssued returns the side of a gateway that issues each token itself, for a flow that nobody has used, and is then asked
-// with it: what the first request of a transfer, and the first one after a renewal, meet.
+// askingIssued returns the side of a gateway that has signed each token itself, as it does at a renewal: flows are started
+// again, which signs another token for them.
 func (b *benchmark) askingIssued(ctx context.Context, name string, g *rig.Gateway) *side {
-	started := 0
 	return &side{
 		name: name, process: g.Process, address: g.Public, connections: connections,
 		supply: func(n int) (requests, error) {
 			all := make([][]byte, n)
 			err := inParallel(n, 16, func(i int) error {
-				edr, err := g.StartFlow(ctx, rig.Flow{
-					ID: fmt.Sprintf("issued-%d", started+i), Consumer: consumerDID, Dataset: dataset, Backend: "http://" + b.backend.small,
-				})
+				edr, err := g.StartFlow(ctx, b.flow(i%manyTokens, b.backend.small))
 				if err == nil {
 					all[i] = get(g.Public, "/", "Bearer "+edr.Access)
 				}
 				return err
 			})
-			started += n
 			return &once{all: all}, err
 		},
 	}
+}
+
+// flow is one of those that tokens are for.
+func (b *benchmark) flow(i int, backend string) rig.Flow {
+	return rig.Flow{ID: fmt.Sprintf("flow-%d", i), Consumer: consumerDID, Dataset: dataset, Backend: "http://" + backend}
 }
 
 // data is the table of data requests: what the gateway adds to Caddy.
@@ -180,11 +181,20 @@ func (b *benchmark) data(ctx context.Context) (*rig.Table, error) {
 	if err != nil {
 		return nil, err
 	}
+	newcomer, err := start(b.auth, "edr_auth-new") // which remembers tokens that nobody comes with again
+	if err != nil {
+		return nil, err
+	}
 	authTokens, err := b.tokensOf(ctx, auth, b.backend.small, manyTokens)
 	if err != nil {
 		return nil, err
 	}
 	proxyTokens, err := b.tokensOf(ctx, proxy, b.backend.small, manyTokens)
+	if err != nil {
+		return nil, err
+	}
+
+	newTokens, err := b.tokensOf(ctx, newcomer, b.backend.small, manyTokens)
 	if err != nil {
 		return nil, err
 	}
@@ -217,8 +227,8 @@ func (b *benchmark) data(ctx context.Context) (*rig.Table, error) {
 			return nil, err
 		}
 	}
-	issued := b.askingIssued(ctx, "edr_auth, every token new", auth)
-	anew := b.askingAnew("edr_auth, every token new and signed elsewhere", auth.Process, auth.Public, authTokens)
+	issued := b.askingIssued(ctx, "edr_auth, every token new", newcomer)
+	anew := b.askingAnew("edr_auth, every token new and signed elsewhere", newcomer.Process, newcomer.Public, newTokens)
 	sides = append(sides, issued, anew)
 	none.apart = true
 	err = b.alternate(ctx, "data", b.rounds, sides...)
