@@ -133,7 +133,7 @@ func BenchmarkMint(b *testing.B) {
 	}
 }
 
-// BenchmarkRenew measures whole renewals: two signatures verified, one compare-and-swap on the disk, one signature made.
+// BenchmarkRenew measures whole renewals: one signature verified, one compare-and-swap on the disk, one signature made.
 // By the store, and by Badger alone with a synced transaction for each. Compare only results of one run.
 //
 //	go test -run '^$' -bench Renew -benchtime 3s ./bench
