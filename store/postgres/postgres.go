@@ -104,6 +104,7 @@ type Store struct {
 	observer Observer
 	calls    *calls.Calls
 	turns    turns
+	groups   groups
 	memory   *memory
 	full     atomic.Bool // the database has said that its disk is full, and has taken no write since
 	schema   schemaCheck
@@ -170,6 +171,7 @@ func (s *Store) Close() error {
 	s.release.Do(func() {
 		s.stop()
 		s.reports.Wait()
+		s.groups.ended.Wait()
 		s.pool.Close()
 	})
 	return nil

@@ -133,7 +133,11 @@ func (s *Store) changeRecalled(ctx context.Context, kind, id string, edit func(s
 	}
 	e, refused := edit(old.Record)
 	if refused == nil && store.CheckEdit(e) == nil {
-		r, done, err = s.swap(ctx, *old, e)
+		swap := s.swapGrouped
+		if e.Event != "" {
+			swap = s.swap
+		}
+		r, done, err = swap(ctx, *old, e)
 	}
 	if !done {
 		s.memory.forget(key)

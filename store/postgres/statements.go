@@ -12,6 +12,7 @@ import (
 type statements struct {
 	health, get, list, listLabel, tail          string
 	create, remove, update, report, sweep, trim string
+	updateAll                                   string
 	export, include, includeEntry               string // see move.go
 }
 
@@ -66,6 +67,22 @@ func statementsFor(schema string) statements {
 		update: in(`
 			UPDATE {schema}.record SET birth = $5, version = version + 1, expires = $6, data = $7
 			WHERE kind = $1 AND id = $2 AND birth = $3 AND version = $4`),
+
+		// Many compare-and-swaps at once, each decided by itself. A row that somebody else is about to change is passed over, as
+		// one that was changed: to wait for it would hold up the others, and two groups could wait for each other.
+		updateAll: in(`
+			WITH wanted AS MATERIALIZED (
+				SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::bigint[], $4::bigint[], $5::bigint[], $6::numeric[], $7::bytea[])
+					AS w (kind, id, birth, version, next, expires, data)
+			), held AS MATERIALIZED (
+				SELECT r.kind, r.id FROM wanted w JOIN {schema}.record r
+					ON r.kind = w.kind AND r.id = w.id AND r.birth = w.birth AND r.version = w.version
+				FOR UPDATE OF r SKIP LOCKED
+			)
+			UPDATE {schema}.record r SET birth = w.next, version = r.version + 1, expires = w.expires, data = w.data
+			FROM held JOIN wanted w ON w.kind = held.kind AND w.id = held.id
+			WHERE r.kind = held.kind AND r.id = held.id AND r.birth = w.birth AND r.version = w.version
+			RETURNING r.birth`),
 
 		// The compare-and-swap with an entry in the log. The position is locked only when the record was changed.
 		report: in(`

@@ -22,7 +22,7 @@ type recorder struct {
 	mu     sync.Mutex
 	called []string
 	failed []string
-	writes int
+	groups []int // writes of each commit
 	limit  int
 }
 
@@ -35,7 +35,21 @@ func (r *recorder) Called(operation string, _ time.Duration) {
 func (r *recorder) Committed(writes int, _ time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.writes += writes
+	r.groups = append(r.groups, writes)
+}
+
+// commits returns how many writes each commit had.
+func (r *recorder) commits() []int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.groups)
+}
+
+// reset forgets the commits so far.
+func (r *recorder) reset() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.groups = nil
 }
 
 func (r *recorder) Failed(in string) {
@@ -157,8 +171,8 @@ func TestObserver(t *testing.T) {
 			t.Errorf("no call of %s was reported: %v", operation, seen.called)
 		}
 	}
-	if seen.writes != 3 || len(seen.failed) != 0 || seen.limit != 3 {
-		t.Errorf("%d writes, failures %v, %d connections; want 3, none, 3", seen.writes, seen.failed, seen.limit)
+	if len(seen.groups) != 3 || len(seen.failed) != 0 || seen.limit != 3 {
+		t.Errorf("%d writes, failures %v, %d connections; want 3, none, 3", len(seen.groups), seen.failed, seen.limit)
 	}
 }
 

@@ -68,7 +68,7 @@ func (s *Store) insert(ctx context.Context, r store.Record) (bool, error) {
 	if err != nil || written == 0 {
 		return false, err
 	}
-	s.committed(began)
+	s.committed(1, began)
 	return true, nil
 }
 
@@ -156,30 +156,44 @@ func (s *Store) swap(ctx context.Context, old stored, e store.Edit) (store.Recor
 		return store.Record{}, false, err
 	}
 	sql := s.sql.update
-	args := []any{[]byte(old.Kind), []byte(old.ID), old.birth, int64(old.Version), birth, seconds(e.Expires), notNull(e.Data)}
+	var event []any
 	if e.Event != "" {
-		sql = s.sql.report
-		args = append(args, []byte(e.Event), seconds(s.clock()))
+		sql, event = s.sql.report, []any{[]byte(e.Event), seconds(s.clock())}
 	}
+	swapped, err := s.swapRow(ctx, sql, old, e, birth, event...)
+	if err != nil || !swapped {
+		return store.Record{}, false, err
+	}
+	return s.written(old, e, birth), true, nil
+}
+
+// swapRow reports false if the record is no longer old.
+func (s *Store) swapRow(ctx context.Context, sql string, old stored, e store.Edit, birth int64, event ...any) (bool, error) {
+	args := []any{[]byte(old.Kind), []byte(old.ID), old.birth, int64(old.Version), birth, seconds(e.Expires), notNull(e.Data)}
 	began := time.Now()
-	tag, err := s.pool.Exec(ctx, sql, args...)
+	tag, err := s.pool.Exec(ctx, sql, append(args, event...)...)
 	err = orGivenUp(ctx, err)
 	if err != nil {
-		return store.Record{}, false, err
+		return false, err
 	}
 	switch tag.RowsAffected() {
 	case 0:
-		return store.Record{}, false, nil
+		return false, nil
 	case 1:
-		s.committed(began)
-		r := old.Record
-		r.Version++
-		r.Expires = normal(e.Expires)
-		r.Data = e.Data
-		s.remember(r, birth)
-		return own(r), true, nil
+		s.committed(1, began)
+		return true, nil
 	}
-	return store.Record{}, false, fmt.Errorf("%w: an update of one record has changed %d rows", errDamaged, tag.RowsAffected())
+	return false, fmt.Errorf("%w: an update of one record has changed %d rows", errDamaged, tag.RowsAffected())
+}
+
+// written remembers the record that an edit has made of another one, and returns it.
+func (s *Store) written(old stored, e store.Edit, birth int64) store.Record {
+	r := old.Record
+	r.Version++
+	r.Expires = normal(e.Expires)
+	r.Data = e.Data
+	s.remember(r, birth)
+	return own(r)
 }
 
 // orGivenUp returns the context's error for a write that was to be stopped meanwhile, although the server says that it is
@@ -192,10 +206,10 @@ func orGivenUp(ctx context.Context, err error) error {
 	return ctx.Err()
 }
 
-// committed reports a write.
-func (s *Store) committed(began time.Time) {
+// committed reports writes that shared a transaction.
+func (s *Store) committed(writes int, began time.Time) {
 	s.full.Store(false)
-	s.observer.Committed(1, time.Since(began))
+	s.observer.Committed(writes, time.Since(began))
 }
 
 // sweepMax is how many records and log entries one Sweep removes.
