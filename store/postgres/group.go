@@ -1,9 +1,12 @@
 package postgres
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -13,6 +16,9 @@ import (
 )
 
 const (
+	// maxAlone is how many writes are under way by themselves before others are put into groups.
+	maxAlone = 2
+
 	// maxGroups is how many groups are under way at once: a few, so that whoever comes meanwhile shares the next one, and
 	// more than one, so that the database has something to do while an answer is on its way.
 	maxGroups = 2
@@ -22,11 +28,13 @@ const (
 )
 
 // groups put compare-and-swaps that are wanted at the same time into one statement. Each is decided by itself: those whose
-// record is another by now change nothing and hold none of the others up. There is no timer. A write that comes alone goes
-// alone and at once.
+// record is another by now, or is being changed by somebody else, change nothing and hold none of the others up. There is no
+// timer. A write that comes alone goes alone and at once; should it have to wait for a lock, it is the only one that does.
 type groups struct {
+	alone atomic.Int64 // writes under way by themselves
+
 	mu      sync.Mutex
-	waiting []*wanted
+	waiting []*wanted // by callers that still wait
 	running int
 
 	ended sync.WaitGroup // of the goroutines that write groups
@@ -43,24 +51,24 @@ type wanted struct {
 	err     error
 }
 
-// swapGrouped is swap for an edit without an event, together with others. It does not wait longer than ctx; what has been sent by
-// then may be written all the same.
+// swapGrouped is swap for an edit without an event, perhaps together with others. It may report false also for a record that is
+// still old. It does not wait longer than ctx; what has been sent by then may be written all the same, and nothing else is.
 func (s *Store) swapGrouped(ctx context.Context, old stored, e store.Edit) (store.Record, bool, error) {
+	defer s.groups.alone.Add(-1)
+	if s.groups.alone.Add(1) <= maxAlone {
+		return s.swap(ctx, old, e)
+	}
 	birth, err := newBirth()
 	if err != nil {
 		return store.Record{}, false, err
 	}
+	e.Data = bytes.Clone(e.Data) // it may be sent when the caller has given up
 	w := &wanted{old: old, edit: e, birth: birth, done: make(chan struct{})}
-	s.groups.mu.Lock()
-	s.groups.waiting = append(s.groups.waiting, w)
-	if s.groups.running < maxGroups {
-		s.groups.running++
-		s.groups.ended.Go(func() { s.writeGroups(context.WithoutCancel(ctx)) })
-	}
-	s.groups.mu.Unlock()
+	s.join(w)
 	select {
 	case <-w.done:
 	case <-ctx.Done():
+		s.groups.leave(w)
 		return store.Record{}, false, ctx.Err()
 	}
 	if w.err != nil || !w.swapped {
@@ -69,18 +77,23 @@ func (s *Store) swapGrouped(ctx context.Context, old stored, e store.Edit) (stor
 	return s.written(old, e, birth), true, nil
 }
 
-// writeGroups writes what waits until nothing does.
-func (s *Store) writeGroups(ctx context.Context) {
-	for {
-		group := s.groups.take()
-		if group == nil {
-			return
-		}
-		s.writeGroup(ctx, group)
-		for _, w := range group {
-			close(w.done)
-		}
+// join has a write wait for the next group.
+func (s *Store) join(w *wanted) {
+	g := &s.groups
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.waiting = append(g.waiting, w)
+	if g.running < maxGroups {
+		g.running++
+		g.ended.Go(s.writeGroups)
 	}
+}
+
+// leave has a write that nobody waits for any more not be sent, unless it has been.
+func (g *groups) leave(w *wanted) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.waiting = slices.DeleteFunc(g.waiting, func(other *wanted) bool { return other == w })
 }
 
 // take returns the next group; nil: nobody waits, and the caller is not counted as running any more.
@@ -90,46 +103,48 @@ func (g *groups) take() []*wanted {
 	n := min(len(g.waiting), maxGroupWrites)
 	if n == 0 {
 		g.running--
-		g.waiting = nil
 		return nil
 	}
-	group := g.waiting[:n:n]
-	g.waiting = g.waiting[n:]
+	group := slices.Clone(g.waiting[:n])
+	g.waiting = slices.Delete(g.waiting, 0, n)
 	return group
 }
 
-// writeGroup fills in how each of the writes has ended. A group that the server refuses changed nothing, perhaps because of one
-// of its writes, so each is tried by itself then.
-func (s *Store) writeGroup(ctx context.Context, group []*wanted) {
-	bounded, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
-	if len(group) > 1 {
-		err := s.writeTogether(bounded, group)
-		var said *pgconn.PgError
-		if !errors.As(err, &said) {
+// writeGroups writes what waits until nothing does.
+func (s *Store) writeGroups() {
+	for {
+		group := s.groups.take()
+		if group == nil {
 			return
 		}
-	}
-	for _, w := range group {
-		w.swapped, w.err = s.writeAlone(bounded, w)
+		s.writeGroup(group)
+		for _, w := range group {
+			close(w.done)
+		}
 	}
 }
 
-// writeTogether is one statement for all. Each of the writes gets the error that it returns.
-func (s *Store) writeTogether(ctx context.Context, group []*wanted) error {
+// writeGroup fills in how each of the writes has ended.
+func (s *Store) writeGroup(group []*wanted) {
+	ctx, cancel := context.WithTimeout(context.Background(), s.timeout)
+	defer cancel()
 	began := time.Now()
 	swapped, err := s.swapAll(ctx, group)
 	err = orGivenUp(ctx, err)
-	if err == nil && len(swapped) > 0 {
+	var said *pgconn.PgError
+	if errors.As(err, &said) && !isAway(err) {
+		// The server has rolled it back, perhaps because of one of the writes: the others are decided again, each by itself.
+		err = nil
+	}
+	if len(swapped) > 0 {
 		s.committed(len(swapped), began)
 	}
 	for _, w := range group {
-		w.swapped, w.err = err == nil && swapped[w.birth], err
+		w.swapped, w.err = swapped[w.birth], err
 	}
-	return err
 }
 
-// swapAll returns the births of the rows that were written.
+// swapAll returns the births of the rows that were written; none if there is an error.
 func (s *Store) swapAll(ctx context.Context, group []*wanted) (map[int64]bool, error) {
 	n := len(group)
 	kinds, ids, data := make([][]byte, n), make([][]byte, n), make([][]byte, n)
@@ -153,10 +168,9 @@ func (s *Store) swapAll(ctx context.Context, group []*wanted) (map[int64]bool, e
 		}
 		swapped[birth] = true
 	}
-	return swapped, rows.Err()
-}
-
-// writeAlone is one compare-and-swap by itself.
-func (s *Store) writeAlone(ctx context.Context, w *wanted) (bool, error) {
-	return s.swapRow(ctx, s.sql.update, w.old, w.edit, w.birth)
+	err = rows.Err()
+	if err != nil {
+		return nil, err
+	}
+	return swapped, nil
 }

@@ -4,7 +4,6 @@ package postgres
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -14,7 +13,51 @@ import (
 
 	"github.com/edrgate/edrgate/internal/testkit"
 	"github.com/edrgate/edrgate/store"
+	"github.com/edrgate/edrgate/store/postgres/pgtest"
 )
+
+// seed makes records that the store remembers.
+func seed(t *testing.T, s *Store, records int) {
+	t.Helper()
+	for i := range records {
+		mustCreate(t, s, fmt.Sprint(i))
+		_, err := s.Get(t.Context(), "flow", fmt.Sprint(i))
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func toNew(store.Record) (store.Edit, error) { return store.Edit{Data: []byte("new")}, nil }
+
+// holding says a statement in a transaction that stays open until release.
+func holding(t *testing.T, sql string) (release func()) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), ownerDSN())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	tx, err := conn.Begin(t.Context())
+	if err == nil {
+		_, err = tx.Exec(t.Context(), sql)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		err := tx.Rollback(context.Background())
+		if err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func (g *groups) count() (waiting, running int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.waiting), g.running
+}
 
 // wantWritten returns a write of each record, as it is now.
 func wantWritten(t *testing.T, s *Store, ids ...string) []*wanted {
@@ -49,28 +92,10 @@ func TestGroupDecidesEach(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustExecute(t, ownerDSN(), "DELETE FROM "+schema+".record WHERE id = 'gone'", "UPDATE "+schema+".record SET birth = birth # 1 WHERE id = 'reborn'")
-	conn, err := pgx.Connect(t.Context(), ownerDSN())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(context.Background())
-	tx, err := conn.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = tx.Exec(t.Context(), "UPDATE "+schema+".record SET data = 'x' WHERE id = 'locked'")
-	if err != nil {
-		t.Fatal(err)
-	}
+	release := holding(t, "UPDATE "+schema+".record SET data = 'x' WHERE id = 'locked'")
 	seen.reset()
-	err = s.writeTogether(t.Context(), group)
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = tx.Rollback(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	s.writeGroup(group)
+	release()
 	for i, w := range group {
 		want := ids[i] == "free" || i == len(ids)-1
 		if w.swapped != want || w.err != nil {
@@ -92,6 +117,37 @@ func TestGroupDecidesEach(t *testing.T) {
 	}
 }
 
+// A record may be in a group twice, if the first who wanted it written has given up: one of the writes wins.
+func TestRecordTwiceInAGroup(t *testing.T) {
+	s := open(t, Options{})
+	mustCreate(t, s, "a")
+	mustCreate(t, s, "b")
+	group := wantWritten(t, s, "a", "b", "a", "a")
+	for i, w := range group {
+		w.edit.Data = []byte(fmt.Sprint(i))
+	}
+	s.writeGroup(group)
+	r, err := s.read(t.Context(), "flow", "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	won := 0
+	for i, w := range group {
+		if w.err != nil {
+			t.Errorf("%d: %v", i, w.err)
+		}
+		if w.swapped && w.old.ID == "a" {
+			won++
+			if string(r.Data) != fmt.Sprint(i) || r.birth != w.birth || r.Version != 2 {
+				t.Errorf("%d has won, but the record is %+v", i, r)
+			}
+		}
+	}
+	if won != 1 || !group[1].swapped {
+		t.Errorf("%d writes of the record have won, the other one's: %t", won, group[1].swapped)
+	}
+}
+
 // Two gateways write the same records in groups: each record has one successor at a time, and nobody waits for anybody for ever.
 func TestGroupsOfTwoGateways(t *testing.T) {
 	schema := newSchema(t)
@@ -100,7 +156,6 @@ func TestGroupsOfTwoGateways(t *testing.T) {
 	for i := range records {
 		mustCreate(t, gateways[0], fmt.Sprint(i))
 	}
-	before := [2]int64{gateways[0].pool.Stat().AcquireCount(), gateways[1].pool.Stat().AcquireCount()}
 	var group sync.WaitGroup
 	for _, s := range gateways {
 		for i := range records {
@@ -124,9 +179,6 @@ func TestGroupsOfTwoGateways(t *testing.T) {
 			t.Errorf("record %d: version %d, %d bytes, %v; want %d updates", i, r.Version, len(r.Data), err, 2*each)
 		}
 	}
-	for i, s := range gateways {
-		t.Logf("gateway %d: %d updates in %d statements", i, records*each, s.pool.Stat().AcquireCount()-before[i])
-	}
 }
 
 // Writes that come while others are under way share one statement.
@@ -134,129 +186,176 @@ func TestWritesShareAStatement(t *testing.T) {
 	schema := newSchema(t)
 	seen := &recorder{}
 	s := open(t, Options{Schema: schema, Observer: seen})
-	const records = maxGroups + 8
-	for i := range records {
-		mustCreate(t, s, fmt.Sprint(i))
-		_, err := s.Get(t.Context(), "flow", fmt.Sprint(i))
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	conn, err := pgx.Connect(t.Context(), ownerDSN())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(context.Background())
-	tx, err := conn.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = tx.Exec(t.Context(), "LOCK TABLE "+schema+".record IN ACCESS EXCLUSIVE MODE")
-	if err != nil {
-		t.Fatal(err)
-	}
+	const busy = maxAlone + maxGroups
+	const records = busy + 8
+	seed(t, s, records)
+	release := holding(t, "LOCK TABLE "+schema+".record IN ACCESS EXCLUSIVE MODE")
 	seen.reset()
 	var group sync.WaitGroup
 	write := func(i int) {
 		group.Go(func() {
-			_, err := s.UpdateRecalled(context.Background(), "flow", fmt.Sprint(i), func(store.Record) (store.Edit, error) {
-				return store.Edit{Data: []byte("new")}, nil
-			})
+			_, err := s.UpdateRecalled(context.Background(), "flow", fmt.Sprint(i), toNew)
 			if err != nil {
 				t.Errorf("record %d: %v", i, err)
 			}
 		})
 	}
-	waiting := func() int {
-		s.groups.mu.Lock()
-		defer s.groups.mu.Unlock()
-		return len(s.groups.waiting)
+	waits := func(n int) bool {
+		waiting, _ := s.groups.count()
+		return waiting == n
 	}
-	for i := range maxGroups {
+	for i := range busy {
 		write(i)
-		testkit.Eventually(t, "it is under way", func() bool { return s.pool.Stat().AcquiredConns() == int32(i)+1 && waiting() == 0 })
+		testkit.Eventually(t, "it is under way", func() bool { return s.pool.Stat().AcquiredConns() == int32(i)+1 && waits(0) })
 	}
-	for i := maxGroups; i < records; i++ {
+	for i := busy; i < records; i++ {
 		write(i)
 	}
-	testkit.Eventually(t, "the others wait", func() bool { return waiting() == records-maxGroups })
-	err = tx.Rollback(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Eventually(t, "the others wait", func() bool { return waits(records - busy) })
+	release()
 	group.Wait()
 	got := seen.commits()
 	slices.Sort(got)
-	if want := append(slices.Repeat([]int{1}, maxGroups), records-maxGroups); !slices.Equal(got, want) {
+	if want := append(slices.Repeat([]int{1}, busy), records-busy); !slices.Equal(got, want) {
 		t.Errorf("commits of %v writes, want %v", got, want)
 	}
+}
+
+// Rows that somebody holds hold up their own writes and no others.
+func TestLockedRowsHoldUpNoOthers(t *testing.T) {
+	schema := newSchema(t)
+	s := open(t, Options{Schema: schema})
+	const locked = maxAlone + maxGroups
+	seed(t, s, locked+1)
+	release := holding(t, fmt.Sprintf("SELECT 1 FROM %s.record WHERE id <> '%d' FOR UPDATE", schema, locked))
+	var group sync.WaitGroup
+	for i := range locked {
+		group.Go(func() {
+			_, err := s.UpdateRecalled(context.Background(), "flow", fmt.Sprint(i), toNew)
+			if err != nil {
+				t.Errorf("record %d: %v", i, err)
+			}
+		})
+	}
+	testkit.Eventually(t, "they wait for the lock", func() bool { return s.pool.Stat().AcquiredConns() == locked })
+	_, err := s.UpdateRecalled(t.Context(), "flow", fmt.Sprint(locked), toNew)
+	if err != nil {
+		t.Errorf("a free record: %v", err)
+	}
+	if held := s.pool.Stat().AcquiredConns(); held != locked {
+		t.Errorf("%d writes wait for the lock now, want %d", held, locked)
+	}
+	release()
+	group.Wait()
 }
 
 // A write that the server refuses spoils nothing but itself.
 func TestRefusedWriteOfAGroup(t *testing.T) {
 	schema := newSchema(t)
 	s := open(t, Options{Schema: schema})
-	for _, id := range []string{"a", "b", "c"} {
+	ids := []string{"a", "b", "c"}
+	for _, id := range ids {
 		mustCreate(t, s, id)
 	}
 	mustExecute(t, ownerDSN(),
 		"CREATE FUNCTION "+schema+".refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '22000'; END $$",
 		"CREATE TRIGGER refuse BEFORE UPDATE ON "+schema+".record FOR EACH ROW WHEN (OLD.id = 'b') EXECUTE FUNCTION "+schema+".refuse()")
-	group := wantWritten(t, s, "a", "b", "c")
-	s.writeGroup(t.Context(), group)
-	for i, w := range group {
-		if refused := i == 1; (w.err != nil) != refused || w.swapped == refused {
+	group := wantWritten(t, s, ids...)
+	s.writeGroup(group)
+	for i, w := range group { // each caller decides again, by itself
+		if w.swapped || w.err != nil {
 			t.Errorf("record %d: swapped %t, %v", i, w.swapped, w.err)
+		}
+	}
+	for _, id := range ids {
+		_, err := s.UpdateRecalled(t.Context(), "flow", id, toNew)
+		if (err != nil) != (id == "b") {
+			t.Errorf("record %s: %v", id, err)
 		}
 	}
 }
 
-// A database that does not answer holds nobody longer than a call may take, and the store can be closed.
+// A pooler reports a lost server as the server's error, also after the commit: nobody is told that nothing was written.
+func TestGroupWhoseServerIsLost(t *testing.T) {
+	schema := newSchema(t)
+	pooler, err := pgtest.StartPooler(t.Context(), server, "edrgate", runtimePassword, "edrgate")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		err := pooler.Stop()
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	s := open(t, Options{Schema: schema, DSN: parse(t, pooler.DSN("edrgate", "edrgate"))})
+	mustCreate(t, s, "a")
+	mustCreate(t, s, "b")
+	group := wantWritten(t, s, "a", "b")
+	admin := server.SocketDSN(pgtest.Admin, "postgres")
+	t.Cleanup(func() {
+		err := execute(context.Background(), admin, "ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	mustExecute(t, admin, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'", "SELECT pg_reload_conf()")
+	testkit.Eventually(t, "the setting is in effect", func() bool {
+		return execute(t.Context(), admin, "SELECT 1 / (current_setting('synchronous_standby_names') = 'nobody')::int") == nil
+	})
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		s.writeGroup(group)
+	}()
+	testkit.Eventually(t, "it waits for the standby", func() bool {
+		return execute(t.Context(), admin, "SELECT 1 / count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'") == nil
+	})
+	mustExecute(t, admin, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+	<-written
+	for _, w := range group {
+		if w.swapped || w.err == nil {
+			t.Errorf("%s: swapped %t, %v; want that nobody can tell", w.old.ID, w.swapped, w.err)
+		}
+	}
+}
+
+// A database that does not answer holds nobody longer than a call may take. What was not sent by then never is.
 func TestGroupInTrouble(t *testing.T) {
 	schema := newSchema(t)
 	s := open(t, Options{Schema: schema, Timeout: shortTimeout})
-	const records = 3 * maxGroups
-	for i := range records {
-		mustCreate(t, s, fmt.Sprint(i))
-		_, err := s.Get(t.Context(), "flow", fmt.Sprint(i))
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	conn, err := pgx.Connect(t.Context(), ownerDSN())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(context.Background())
-	tx, err := conn.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = tx.Exec(t.Context(), "LOCK TABLE "+schema+".record IN ACCESS EXCLUSIVE MODE")
-	if err != nil {
-		t.Fatal(err)
-	}
+	const records = maxAlone + maxGroups*maxGroupWrites + 100
+	seed(t, s, records)
+	release := holding(t, "LOCK TABLE "+schema+".record IN ACCESS EXCLUSIVE MODE")
 	var group sync.WaitGroup
 	for i := range records {
 		group.Go(func() {
+			data := []byte("right")
 			_, err := s.UpdateRecalled(context.Background(), "flow", fmt.Sprint(i), func(store.Record) (store.Edit, error) {
-				return store.Edit{Data: []byte("new")}, nil
+				return store.Edit{Data: data}, nil
 			})
+			copy(data, "wrong") // it is the caller's again
 			wantCannotTell(t, fmt.Sprint(i), err)
-			if err != nil && !errors.Is(err, errTimeout) && !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("record %d: %v", i, err)
-			}
 		})
 	}
 	group.Wait()
-	err = tx.Rollback(t.Context())
-	if err != nil {
-		t.Fatal(err)
+	waiting, _ := s.groups.count()
+	if waiting != 0 {
+		t.Errorf("%d writes of nobody wait", waiting)
+	}
+	release()
+	testkit.Eventually(t, "no group is under way", func() bool {
+		_, running := s.groups.count()
+		return running == 0
+	})
+	for i := range records {
+		r, err := s.Get(t.Context(), "flow", fmt.Sprint(i))
+		if err != nil || string(r.Data) == "wrong" {
+			t.Errorf("record %d: %q, %v", i, r.Data, err)
+		}
 	}
 	testkit.Eventually(t, "records are written again", func() bool {
-		_, err := s.UpdateRecalled(context.Background(), "flow", "0", func(store.Record) (store.Edit, error) {
-			return store.Edit{Data: []byte("new")}, nil
-		})
+		_, err := s.UpdateRecalled(context.Background(), "flow", "0", toNew)
 		return err == nil
 	})
 }
