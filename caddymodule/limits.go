@@ -198,44 +198,54 @@ func (f *inFlight) enter() bool {
 
 func (f *inFlight) leave() { f.now.Add(-1) }
 
-// maxLeftBytes is what is read at most of the rest of a body that was answered before its end: as much as net/http reads.
-const maxLeftBytes = 256 << 10
-
-// readLeft reads the rest of a body that was answered before its end, when the client closes the connection after its request.
-// net/http does so only where it keeps the connection. Others it closes over what is still on its way, which resets them, and
-// the answer may be lost (RFC 9112 §9.6). A client that asked before it sent the body needs the answer only (RFC 9110 §10.1.1).
-func readLeft(r *http.Request) {
-	if r.Close && r.Body != nil && r.Header.Get("Expect") == "" {
-		_, _ = io.CopyN(io.Discard, r.Body, maxLeftBytes) // it is answered whatever comes
-	}
-}
-
 // timeBody cuts a body off that does not come in time: a client that sends a byte now and then holds no more than its
-// connection, and that for a known time.
-func timeBody(w http.ResponseWriter, r *http.Request, timeout time.Duration) {
+// connection, and that for a known time. readLeft of what it returns is to be called when the request is answered.
+func timeBody(w http.ResponseWriter, r *http.Request, timeout time.Duration) *timedBody {
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
-		return
+		return nil
 	}
 	controller := http.NewResponseController(w)
 	err := controller.SetReadDeadline(time.Now().Add(timeout))
 	if err != nil {
-		return // not a connection
+		return nil // not a connection
 	}
-	r.Body = &timedBody{ReadCloser: r.Body, controller: controller}
+	// A client that asks before it sends its body needs the answer only (RFC 9110 §10.1.1).
+	body := &timedBody{ReadCloser: r.Body, controller: controller, closing: r.Close && r.Header.Get("Expect") == ""}
+	r.Body = body
+	return body
 }
 
 // timedBody takes the deadline back at the body's end: later it would end the request.
 type timedBody struct {
 	io.ReadCloser
 	controller *http.ResponseController
+	closing    bool // the client closes the connection after this request
+	ended      bool
 }
 
 func (b *timedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
+	b.ended = b.ended || err != nil
 	if err == io.EOF {
 		_ = b.controller.SetReadDeadline(time.Time{}) // it could be set, so it can be taken back
 	}
 	return n, err
+}
+
+// maxLeftBytes is what is read at most of the rest of a body that was answered before its end: as much as net/http reads.
+const maxLeftBytes = 256 << 10
+
+// readLeft sends the answer and reads the rest of a body that was answered before its end, when the client closes the connection
+// after its request. net/http does so only where it keeps the connection. Others it closes over what is still on its way, which
+// resets them, and the answer may be lost (RFC 9112 §9.6).
+func (b *timedBody) readLeft() {
+	if b == nil || !b.closing || b.ended {
+		return
+	}
+	err := b.controller.Flush()
+	if err == nil {
+		_, _ = io.CopyN(io.Discard, b, maxLeftBytes) // it is answered whatever comes
+	}
 }
 
 // warnOfPatience warns of a server whose clients may take as long as they like. Headers and idle connections cost memory

@@ -309,6 +309,39 @@ func TestTooLargeIsToldToAClientThatCloses(t *testing.T) {
 	}
 }
 
+// TestAnswerDoesNotWaitForTheBody: a refusal that needs no body is there although the body does not come.
+func TestAnswerDoesNotWaitForTheBody(t *testing.T) {
+	g := newLiveGateway(t)
+	app := g.app()
+	app["limits"] = object{"message_timeout": "1h"}
+	g.load(app, g.servers())
+	for site, refused := range map[string]struct {
+		head   string
+		status int
+	}{
+		"data":      {"POST /token HTTP/1.1\r\nHost: data.example\r\nContent-Type: text/plain\r\n", http.StatusUnsupportedMediaType},
+		"signaling": {"PUT /dataflows/start HTTP/1.1\r\nHost: localhost\r\n", http.StatusMethodNotAllowed},
+	} {
+		connection, err := net.Dial("unix", g.sockets[site])
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = connection.SetDeadline(time.Now().Add(20 * time.Second))
+		_, err = io.WriteString(connection, refused.head+"Content-Length: 100\r\nConnection: close\r\n\r\n")
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, err := http.ReadResponse(bufio.NewReader(connection), nil)
+		if err != nil {
+			t.Fatalf("%s: %v", site, err)
+		}
+		if answer.StatusCode != refused.status {
+			t.Errorf("%s: %s", site, answer.Status)
+		}
+		_ = connection.Close()
+	}
+}
+
 func renewalsCounted(t *testing.T) map[string]float64 {
 	t.Helper()
 	registry := prometheus.NewPedanticRegistry()

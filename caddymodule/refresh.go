@@ -188,6 +188,7 @@ func (h *Refresh) serveRenewal(w http.ResponseWriter, r *http.Request, p *partic
 	if p == nil {
 		done = h.refuseUndecided(w)
 	} else {
+		defer timeBody(w, r, time.Duration(h.app.Limits.MessageTimeout)).readLeft()
 		done = endpoint{p}.renew(w, r)
 		p.observer.Renewal(done.result)
 	}
@@ -230,8 +231,6 @@ type endpoint struct{ *participant }
 // renew answers a renewal. The order of checks is that of the Tractus-X refresh endpoint: grant type, refresh token,
 // authorization, then the tokens themselves.
 func (e endpoint) renew(w http.ResponseWriter, r *http.Request) renewal {
-	timeBody(w, r, time.Duration(e.app.Limits.MessageTimeout))
-	defer readLeft(r)
 	request, err := oauth.ParseTokenRequest(r, e.app.Limits.MessageBytes)
 	if err == nil {
 		err = request.CheckRefresh()

@@ -230,8 +230,7 @@ func (h *Signaling) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddy
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return nil
 	}
-	timeBody(w, r, time.Duration(h.app.Limits.MessageTimeout))
-	defer readLeft(r)
+	defer timeBody(w, r, time.Duration(h.app.Limits.MessageTimeout)).readLeft()
 	answeringPanics(w, h.logger, func(w http.ResponseWriter) { to.handler.ServeHTTP(w, r) })
 	return nil
 }

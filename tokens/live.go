@@ -45,8 +45,19 @@ type liveFlow struct {
 	owner  atomic.Pointer[string] // name of the control plane that the flow belongs to
 	pinned atomic.Pointer[State]  // an ending that the store did not take: overrides the word
 	marked atomic.Bool            // the first use is recorded, or on its way
+	facts  atomic.Pointer[facts]  // of the token that was remembered last; nil: none
 
 	requests atomic.Int64 // data requests that are under way
+}
+
+// share returns facts that say the same as k: those that a token of the flow has already, if they do.
+func (f *liveFlow) share(k *facts) *facts {
+	shared := f.facts.Load()
+	if shared != nil && shared.same(k) {
+		return shared
+	}
+	f.facts.Store(k)
+	return k
 }
 
 // pin is the ending or suspension of a flow that is in effect here before the store has recorded it, and also if the store

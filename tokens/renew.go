@@ -264,6 +264,7 @@ func (s *Service) exchange(ctx context.Context, p *presented, a *admission) (*Fl
 	token := a.token
 	now := s.c.Now()
 	edit := func(old store.Record) (store.Edit, error) {
+		known = false
 		var err error
 		f, err = a.recorded.decode(old)
 		if err != nil {

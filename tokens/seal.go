@@ -1,6 +1,7 @@
 package tokens
 
 import (
+	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hkdf"
@@ -22,6 +23,14 @@ type Sealed struct {
 
 // String prints nothing of it.
 func (*Sealed) String() string { return "redacted" }
+
+// same reports whether both are the same ciphertext.
+func (s *Sealed) same(other *Sealed) bool {
+	if s == nil || other == nil {
+		return s == other
+	}
+	return s.Key == other.Key && bytes.Equal(s.Data, other.Data)
+}
 
 // Sealer seals other parties' secrets before they are stored. It never changes and may be used by many goroutines at
 // once. Ring.Sealer gives the one whose keys are derived from signing keys, NewSealer one of keys alone.

@@ -37,15 +37,12 @@ type Request struct {
 // Access is a verified token together with the live state of its flow. It is remembered and shared by all requests
 // with that token; nothing in it changes but the state.
 type Access struct {
-	flow     facts
+	flow     *facts
 	live     *liveFlow
 	consumer *liveConsumer
 	keys     *Ring
 	id       string
 	expires  int64
-	host     string // of the endpoint, lower case, without the scheme's default port
-	port     string // the scheme's default port
-	path     string // of the endpoint, canonical, without a trailing slash
 	routed   Routed // zero unless the flow has the route that it was started with
 
 	once       sync.Once
@@ -53,22 +50,24 @@ type Access struct {
 	backendErr error
 }
 
-// facts are what the data path needs of a flow. Each remembered token has its own, so a whole Flow would be too large: other
-// parties choose how large its claims and metadata are.
+// facts are what the data path needs of a flow: a whole Flow would be too large, since other parties choose how large its
+// claims and metadata are. The remembered tokens of a flow share them. They never change.
 type facts struct {
 	participant, id     string
 	counterparty, bound string // bound is the DID that may renew
 	agreement, dataset  string
 	bpn, route          string
 	dialect             Dialect
+	host                string // of the endpoint, lower case, without the scheme's default port
+	port                string // the scheme's default port
+	path                string // of the endpoint, canonical, without a trailing slash
 	source              *Sealed
-	used                bool // its first use was recorded when it was read
 }
 
-func factsOf(f *Flow) facts {
-	k := facts{
+func factsOf(f *Flow) (*facts, error) {
+	k := &facts{
 		participant: f.Participant, id: f.ID, counterparty: f.Counterparty, bound: f.BoundDID, agreement: f.AgreementID,
-		dataset: f.Dataset, bpn: f.BPN, route: f.Route, dialect: f.Dialect, source: f.Source, used: !f.Used.IsZero(),
+		dataset: f.Dataset, bpn: f.BPN, route: f.Route, dialect: f.Dialect, source: f.Source,
 	}
 	if k.agreement == "" {
 		k.agreement = f.Agreement
@@ -76,7 +75,14 @@ func factsOf(f *Flow) facts {
 	if k.bound == k.counterparty {
 		k.bound = k.counterparty // one text, not two
 	}
-	return k
+	return k, k.bindEndpoint(f.Endpoint)
+}
+
+// same reports whether both say the same.
+func (k *facts) same(other *facts) bool {
+	a, b := *k, *other
+	a.source, b.source = nil, nil
+	return a == b && k.source.same(other.source)
 }
 
 // FlowID returns the flow's id.
@@ -114,7 +120,7 @@ func (a *Access) Routed() Routed { return a.routed }
 
 // EndpointPath returns the canonical path of the endpoint that the EDR named, without a trailing slash: what lies
 // below it is the backend's business.
-func (a *Access) EndpointPath() string { return a.path }
+func (a *Access) EndpointPath() string { return a.flow.path }
 
 // Source returns the classic source address with its credentials, or nil if the flow has none.
 func (a *Access) Source() (*Source, error) {
@@ -179,7 +185,7 @@ func (s *Service) Verify(ctx context.Context, token string, at Request, site *Si
 		}
 		return nil, err
 	}
-	if !a.covers(at) {
+	if !a.flow.covers(at) {
 		return nil, &Error{Code: CodeWrongEndpoint, Dialect: a.flow.dialect, TokenID: a.id}
 	}
 	if !site.serves(a) {
@@ -214,20 +220,21 @@ func (s *Service) admit(ctx context.Context, token string, hash *tokenHash) (*Ac
 	if !f.Used.IsZero() {
 		live.marked.Store(true)
 	}
-	a := &Access{flow: factsOf(f), live: live, keys: s.c.Keys, id: claims.ID, expires: claims.Expires, consumer: s.c.Live.consumer(consumerOf(f))}
+	known, err := factsOf(f)
+	a := &Access{flow: known, live: live, keys: s.c.Keys, id: claims.ID, expires: claims.Expires, consumer: s.c.Live.consumer(consumerOf(f))}
 	if f.State.Ended() {
 		// Its endpoint and secrets are gone, so there is nothing to remember.
 		return nil, a.Live()
+	}
+	if err != nil {
+		return nil, unavailable(err, "endpoint of flow %s", f.ID)
 	}
 	if !claims.names(f) {
 		// The id was used again after the tombstone of the flow that the token was issued for had expired.
 		return nil, &Error{Code: CodeFlowUnknown, TokenID: claims.ID}
 	}
+	a.flow = live.share(known)
 	a.routed = s.route(f)
-	err = a.bindEndpoint(f.Endpoint)
-	if err != nil {
-		return nil, unavailable(err, "endpoint of flow %s", f.ID)
-	}
 	return s.verdicts.put(hash, a), nil
 }
 
@@ -272,30 +279,30 @@ func (s *Service) look(ctx context.Context, claims *accessClaims) (*Flow, *liveF
 	}
 }
 
-func (a *Access) bindEndpoint(endpoint string) error {
+func (k *facts) bindEndpoint(endpoint string) error {
 	u, err := url.Parse(endpoint)
 	if err != nil {
 		return err
 	}
-	a.port = defaultPort(u.Scheme)
-	a.host = bareHost(u.Host, a.port)
+	k.port = defaultPort(u.Scheme)
+	k.host = bareHost(u.Host, k.port)
 	path, err := canonical.Path(u.EscapedPath(), canonical.Options{AllowEncodedSlash: true, AllowEncodedPercent: true, AllowDoubleSlash: true})
 	if err != nil {
 		return err
 	}
-	a.path = strings.TrimSuffix(path, "/")
+	k.path = strings.TrimSuffix(path, "/")
 	return nil
 }
 
 // covers compares the host without case and default port, and the path by whole segments.
-func (a *Access) covers(at Request) bool {
-	if at.Host != a.host && bareHost(at.Host, a.port) != a.host {
+func (k *facts) covers(at Request) bool {
+	if at.Host != k.host && bareHost(at.Host, k.port) != k.host {
 		return false
 	}
-	if a.path == "" {
+	if k.path == "" {
 		return true
 	}
-	_, ok := canonical.Under(at.Path, a.path)
+	_, ok := canonical.Under(at.Path, k.path)
 	return ok
 }
 
@@ -361,7 +368,7 @@ func (r *Ring) source(f *Flow) (*Source, error) {
 // markUsed records the first use of a flow, once and in the background: a data request does not wait for the disk. If
 // too many wait, a later request tries again.
 func (s *Service) markUsed(a *Access) {
-	if a.flow.used || !a.live.marked.CompareAndSwap(false, true) {
+	if !a.live.marked.CompareAndSwap(false, true) {
 		return
 	}
 	select {
