@@ -19,8 +19,8 @@ const (
 	// maxAlone is how many writes are under way by themselves before others are put into groups.
 	maxAlone = 2
 
-	// maxGroups is how many groups are under way at once: a few, so that whoever comes meanwhile shares the next one, and
-	// more than one, so that the database has something to do while an answer is on its way.
+	// maxGroups is how many groups are under way at once. A second one begins when there is enough for a full one: the larger
+	// groups are, the less each write costs.
 	maxGroups = 2
 
 	// maxGroupWrites is how many writes one group has at most.
@@ -83,7 +83,7 @@ func (s *Store) join(w *wanted) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.waiting = append(g.waiting, w)
-	if g.running < maxGroups {
+	if g.running == 0 || g.running < maxGroups && len(g.waiting) >= maxGroupWrites {
 		g.running++
 		g.ended.Go(s.writeGroups)
 	}

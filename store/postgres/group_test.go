@@ -186,7 +186,7 @@ func TestWritesShareAStatement(t *testing.T) {
 	schema := newSchema(t)
 	seen := &recorder{}
 	s := open(t, Options{Schema: schema, Observer: seen})
-	const busy = maxAlone + maxGroups
+	const busy = maxAlone + 1
 	const records = busy + 8
 	seed(t, s, records)
 	release := holding(t, "LOCK TABLE "+schema+".record IN ACCESS EXCLUSIVE MODE")
@@ -221,11 +221,44 @@ func TestWritesShareAStatement(t *testing.T) {
 	}
 }
 
+// When there is enough for a full group, it does not wait for the one that is under way.
+func TestSecondGroup(t *testing.T) {
+	schema := newSchema(t)
+	seen := &recorder{}
+	s := open(t, Options{Schema: schema, Observer: seen})
+	const busy = maxAlone + 1
+	const records = busy + maxGroupWrites + 1
+	seed(t, s, records)
+	release := holding(t, "LOCK TABLE "+schema+".record IN ACCESS EXCLUSIVE MODE")
+	seen.reset()
+	var group sync.WaitGroup
+	for i := range records {
+		group.Go(func() {
+			_, err := s.UpdateRecalled(context.Background(), "flow", fmt.Sprint(i), toNew)
+			if err != nil {
+				t.Errorf("record %d: %v", i, err)
+			}
+		})
+		if i < busy {
+			testkit.Eventually(t, "it is under way", func() bool { return s.pool.Stat().AcquiredConns() == int32(i)+1 })
+		}
+	}
+	testkit.Eventually(t, "a second group is under way", func() bool {
+		_, running := s.groups.count()
+		return running == maxGroups && s.pool.Stat().AcquiredConns() == busy+1
+	})
+	release()
+	group.Wait()
+	if got := slices.Max(seen.commits()); got != maxGroupWrites {
+		t.Errorf("the largest group had %d writes", got)
+	}
+}
+
 // Rows that somebody holds hold up their own writes and no others.
 func TestLockedRowsHoldUpNoOthers(t *testing.T) {
 	schema := newSchema(t)
 	s := open(t, Options{Schema: schema})
-	const locked = maxAlone + maxGroups
+	const locked = maxAlone + 2 // more than may wait for a lock
 	seed(t, s, locked+1)
 	release := holding(t, fmt.Sprintf("SELECT 1 FROM %s.record WHERE id <> '%d' FOR UPDATE", schema, locked))
 	var group sync.WaitGroup
