@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/edrgate/edrgate/internal/testkit"
@@ -145,7 +144,7 @@ func TestAuthorizationSettings(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			app := g.app()
 			app["control_planes"] = []object{test.plane}
-			err := caddy.Load(g.config(app, g.servers()), true)
+			err := g.tryLoad(app, g.servers())
 			if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "CANARY") {
 				t.Errorf("got %v, want %q", err, test.want)
 			}

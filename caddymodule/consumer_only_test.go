@@ -4,8 +4,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-
-	"github.com/caddyserver/caddy/v2"
 )
 
 // consumerOnly is the app of a company that only uses data.
@@ -90,7 +88,7 @@ func TestConsumerAloneGivesNoData(t *testing.T) {
 			}}}), g.servers(), "",
 		},
 	} {
-		err := caddy.Load(g.config(c.app, c.servers), true)
+		err := g.tryLoad(c.app, c.servers)
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}

@@ -27,7 +27,7 @@ func TestAsyncPrepareSettings(t *testing.T) {
 		{"http://cp/signaling", "", `async_prepare: dataset "": want an id`},
 	} {
 		w := newConsumerWorld(t)
-		err := caddy.Load(w.config(w.asyncPrepareApp(c.callback, c.dataset), w.servers()), true)
+		err := w.tryLoad(w.asyncPrepareApp(c.callback, c.dataset), w.servers())
 		if err == nil || !strings.Contains(err.Error(), "participant user: consumer: "+c.want) {
 			t.Errorf("%v, want %s", err, c.want)
 		}

@@ -58,7 +58,7 @@ func TestCallbackSettings(t *testing.T) {
 	} {
 		app := g.app()
 		app["control_planes"] = []object{{"name": "default", "callback": bad}}
-		err := caddy.Load(g.config(app, g.servers()), true)
+		err := g.tryLoad(app, g.servers())
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: %v", bad, err)
 		}

@@ -209,7 +209,7 @@ func TestFailingReloadsChangeNothing(t *testing.T) {
 		"store cannot be opened": {locked, g.servers()},
 	} {
 		for range 3 {
-			err := caddy.Load(g.config(config[0], config[1]), true)
+			err := g.tryLoad(config[0], config[1])
 			if err == nil {
 				t.Fatalf("%s: loaded", name)
 			}

@@ -104,7 +104,7 @@ func TestParticipantSettings(t *testing.T) {
 	// What only all sites show names the participant too.
 	app, servers := g.tenantsApp(), g.tenantsServers()
 	servers["data"] = g.site("data", object{"handler": "edr_refresh", "participant": "acme"})
-	err := caddy.Load(g.config(app, servers), true)
+	err := g.tryLoad(app, servers)
 	if err == nil || !strings.Contains(err.Error(), "participant default, outside of the participant blocks: no site has edr_refresh") {
 		t.Errorf("%v", err)
 	}

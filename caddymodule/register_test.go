@@ -97,7 +97,7 @@ func TestRegisterSettings(t *testing.T) {
 			if servers == nil {
 				servers = g.servers()
 			}
-			err := caddy.Load(g.config(app, servers), true)
+			err := g.tryLoad(app, servers)
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("%v", err)
 			}

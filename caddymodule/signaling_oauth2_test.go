@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/edrgate/edrgate/internal/testkit"
@@ -111,7 +110,7 @@ func TestOAuth2SettingsRefused(t *testing.T) {
 	} {
 		servers := g.servers()
 		servers["signaling"] = g.site("signaling", object{"handler": "edr_signaling", "auth": []object{{"oauth2": way}}})
-		err := caddy.Load(g.config(g.app(), servers), true)
+		err := g.tryLoad(g.app(), servers)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %s", err, want)
 		}
@@ -187,7 +186,7 @@ func TestTokenExchangeSettingsRefused(t *testing.T) {
 	} {
 		servers := g.servers()
 		servers["signaling"] = g.site("signaling", object{"handler": "edr_signaling", "auth": []object{auth}})
-		err := caddy.Load(g.config(g.app(), servers), true)
+		err := g.tryLoad(g.app(), servers)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %s", err, want)
 		}
