@@ -199,7 +199,8 @@ func (f *inFlight) enter() bool {
 func (f *inFlight) leave() { f.now.Add(-1) }
 
 // timeBody cuts a body off that does not come in time: a client that sends a byte now and then holds no more than its
-// connection, and that for a known time. readLeft of what it returns is to be called when the request is answered.
+// connection, and that for a known time. readLeft of what it returns is to be called when the request is answered; not by
+// defer, since a panic has no answer yet.
 func timeBody(w http.ResponseWriter, r *http.Request, timeout time.Duration) *timedBody {
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
 		return nil

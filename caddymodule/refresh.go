@@ -185,10 +185,10 @@ func (h *Refresh) serveRenewal(w http.ResponseWriter, r *http.Request, p *partic
 		caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
 	}
 	var done renewal
+	body := timeBody(w, r, time.Duration(h.app.Limits.MessageTimeout))
 	if p == nil {
 		done = h.refuseUndecided(w)
 	} else {
-		defer timeBody(w, r, time.Duration(h.app.Limits.MessageTimeout)).readLeft()
 		done = endpoint{p}.renew(w, r)
 		p.observer.Renewal(done.result)
 	}
@@ -212,6 +212,7 @@ func (h *Refresh) serveRenewal(w http.ResponseWriter, r *http.Request, p *partic
 		attributes = append(attributes, slog.String("participant", p.name))
 	}
 	h.logger.LogAttrs(r.Context(), level, "renewal", attributes...)
+	body.readLeft()
 }
 
 // errUndecided is logged of a renewal that came to no participant's address.

@@ -230,8 +230,9 @@ func (h *Signaling) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddy
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return nil
 	}
-	defer timeBody(w, r, time.Duration(h.app.Limits.MessageTimeout)).readLeft()
+	body := timeBody(w, r, time.Duration(h.app.Limits.MessageTimeout))
 	answeringPanics(w, h.logger, func(w http.ResponseWriter) { to.handler.ServeHTTP(w, r) })
+	body.readLeft()
 	return nil
 }
 

@@ -1,9 +1,11 @@
 package signaling
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -138,10 +140,16 @@ func (r *refusal) because(err error) *refusal {
 
 // writeJSON writes an answer. Answers hold tokens, so that nothing on the way may keep them.
 func writeJSON(w http.ResponseWriter, status int, v any) {
+	var body bytes.Buffer
+	e := json.NewEncoder(&body)
+	e.SetEscapeHTML(false) // URLs and DIDs stay readable in the control plane's log
+	err := e.Encode(v)
+	if err != nil { // nothing that is answered can bring that about
+		panic(err)
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Content-Length", strconv.Itoa(body.Len())) // whole for the client before the handler has ended
 	w.WriteHeader(status)
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false) // URLs and DIDs stay readable in the control plane's log
-	_ = e.Encode(v)        // the control plane has gone; it will ask again
+	_, _ = w.Write(body.Bytes()) // the control plane has gone; it will ask again
 }

@@ -61,23 +61,27 @@ func TestTokensOfAFlowShareWhatItSays(t *testing.T) {
 
 // TestFactsAreSharedWhileTheySayTheSame: a token that was issued when the flow said something else keeps what it said.
 func TestFactsAreSharedWhileTheySayTheSame(t *testing.T) {
-	live := new(liveFlow)
-	first := live.share(&facts{id: "a", dataset: "d", source: &Sealed{Key: "k", Data: []byte("x")}})
-	if got := live.share(&facts{id: "a", dataset: "d", source: &Sealed{Key: "k", Data: []byte("x")}}); got != first {
-		t.Error("the same is kept twice")
+	of := func(dataset string, key KeyID, data string) *facts {
+		return &facts{id: "a", dataset: dataset, source: &Sealed{Key: key, Data: []byte(data)}}
 	}
-	for name, other := range map[string]*facts{
-		"dataset":    {id: "a", dataset: "e", source: &Sealed{Key: "k", Data: []byte("x")}},
-		"ciphertext": {id: "a", dataset: "e", source: &Sealed{Key: "k", Data: []byte("y")}},
-		"key":        {id: "a", dataset: "e", source: &Sealed{Key: "l", Data: []byte("y")}},
-		"no source":  {id: "a", dataset: "e"},
+	for name, c := range map[string]struct {
+		other *facts
+		same  bool
+	}{
+		"the same":           {of("d", "k", "x"), true},
+		"another dataset":    {of("e", "k", "x"), false},
+		"another key":        {of("d", "l", "x"), false},
+		"another ciphertext": {of("d", "k", "y"), false},
+		"no source":          {&facts{id: "a", dataset: "d"}, false},
 	} {
-		if live.share(other) != other {
-			t.Errorf("another %s is not noticed", name)
+		live := new(liveFlow)
+		first := live.share(of("d", "k", "x"))
+		if got := live.share(c.other); (got == first) != c.same || !c.same && got != c.other {
+			t.Errorf("%s: shared %t", name, got == first)
 		}
-	}
-	if first.dataset != "d" {
-		t.Error("facts of an earlier token have changed")
+		if !first.same(of("d", "k", "x")) {
+			t.Errorf("%s: facts of an earlier token have changed", name)
+		}
 	}
 }
 

@@ -16,6 +16,7 @@ const (
 	undefinedTable        = "42P01"
 	invalidSchemaName     = "3F000"
 	insufficientPrivilege = "42501"
+	completionUnknown     = "40003"
 )
 
 var (

@@ -17,11 +17,12 @@ import (
 
 const (
 	// maxAlone is how many writes are under way by themselves before others are put into groups.
-	maxAlone = 2
+	maxAlone = 1
 
-	// maxGroups is how many groups are under way at once. A second one begins when there is enough for a full one: the larger
-	// groups are, the less each write costs.
-	maxGroups = 2
+	// maxGroups is how many groups are under way at once. Another one begins when there is enough for a full one, since the
+	// larger groups are, the less each write costs, and when somebody has waited for long, since a connection may be dead.
+	maxGroups = 4
+	longWait  = 100 * time.Millisecond
 
 	// maxGroupWrites is how many writes one group has at most.
 	maxGroupWrites = 64
@@ -52,12 +53,14 @@ type wanted struct {
 }
 
 // swapGrouped is swap for an edit without an event, perhaps together with others. It may report false also for a record that is
-// still old. It does not wait longer than ctx; what has been sent by then may be written all the same, and nothing else is.
+// still old. It does not wait longer than ctx; what is in a group that is under way by then may be written all the same, and
+// nothing else is.
 func (s *Store) swapGrouped(ctx context.Context, old stored, e store.Edit) (store.Record, bool, error) {
-	defer s.groups.alone.Add(-1)
 	if s.groups.alone.Add(1) <= maxAlone {
+		defer s.groups.alone.Add(-1)
 		return s.swap(ctx, old, e)
 	}
+	s.groups.alone.Add(-1)
 	birth, err := newBirth()
 	if err != nil {
 		return store.Record{}, false, err
@@ -65,16 +68,22 @@ func (s *Store) swapGrouped(ctx context.Context, old stored, e store.Edit) (stor
 	e.Data = bytes.Clone(e.Data) // it may be sent when the caller has given up
 	w := &wanted{old: old, edit: e, birth: birth, done: make(chan struct{})}
 	s.join(w)
-	select {
-	case <-w.done:
-	case <-ctx.Done():
-		s.groups.leave(w)
-		return store.Record{}, false, ctx.Err()
+	long := time.NewTimer(longWait)
+	defer long.Stop()
+	for {
+		select {
+		case <-w.done:
+			if w.err != nil || !w.swapped {
+				return store.Record{}, false, w.err
+			}
+			return s.written(old, e, birth), true, nil
+		case <-long.C:
+			s.hurry()
+		case <-ctx.Done():
+			s.groups.leave(w)
+			return store.Record{}, false, ctx.Err()
+		}
 	}
-	if w.err != nil || !w.swapped {
-		return store.Record{}, false, w.err
-	}
-	return s.written(old, e, birth), true, nil
 }
 
 // join has a write wait for the next group.
@@ -83,9 +92,25 @@ func (s *Store) join(w *wanted) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.waiting = append(g.waiting, w)
-	if g.running == 0 || g.running < maxGroups && len(g.waiting) >= maxGroupWrites {
-		g.running++
-		g.ended.Go(s.writeGroups)
+	if g.running == 0 || len(g.waiting) >= maxGroupWrites {
+		s.begin()
+	}
+}
+
+// hurry has whoever waits not wait for the groups that are under way.
+func (s *Store) hurry() {
+	s.groups.mu.Lock()
+	defer s.groups.mu.Unlock()
+	if len(s.groups.waiting) > 0 {
+		s.begin()
+	}
+}
+
+// begin has one more group written beside those that are under way, unless there are many. The caller holds the lock.
+func (s *Store) begin() {
+	if s.groups.running < maxGroups {
+		s.groups.running++
+		s.groups.ended.Go(s.writeGroups)
 	}
 }
 
@@ -131,9 +156,11 @@ func (s *Store) writeGroup(group []*wanted) {
 	began := time.Now()
 	swapped, err := s.swapAll(ctx, group)
 	err = orGivenUp(ctx, err)
-	var said *pgconn.PgError
-	if errors.As(err, &said) && !isAway(err) {
-		// The server has rolled it back, perhaps because of one of the writes: the others are decided again, each by itself.
+	if err != nil {
+		swapped = nil // orGivenUp
+	}
+	if isRefusal(err) {
+		// Perhaps because of one of the writes: the others are decided again, each by itself.
 		err = nil
 	}
 	if len(swapped) > 0 {
@@ -142,6 +169,13 @@ func (s *Store) writeGroup(group []*wanted) {
 	for _, w := range group {
 		w.swapped, w.err = swapped[w.birth], err
 	}
+}
+
+// isRefusal reports whether an error says that a statement was rolled back by a server that goes on. A pooler reports one that it
+// has lost as an error of the server too, also after the commit.
+func isRefusal(err error) bool {
+	var said *pgconn.PgError
+	return errors.As(err, &said) && said.SeverityUnlocalized == "ERROR" && said.Code != completionUnknown && !isAway(err)
 }
 
 // swapAll returns the births of the rows that were written; none if there is an error.
