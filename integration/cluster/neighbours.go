@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"crypto/rand"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -36,8 +37,10 @@ func newDIDHost(t testing.TB) *DIDHost {
 	return h
 }
 
-// Wallet returns a new consumer's identity, did:web:localhost%3APORT:name, whose document is served from now on.
+// Wallet returns a new consumer's identity, whose document is served from now on. Its DID is did:web:localhost%3APORT:name and
+// something that no other has: a key that takes another one's place is not seen at once.
 func (h *DIDHost) Wallet(name string) *testkit.Wallet {
+	name += "-" + rand.Text()
 	w := testkit.NewWallet("did:web:localhost%3A" + port(h.server.Listener.Addr().String()) + ":" + name)
 	h.mu.Lock()
 	defer h.mu.Unlock()
