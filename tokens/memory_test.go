@@ -18,20 +18,10 @@ func TestMemoryOfRememberedTokens(t *testing.T) {
 		request.Claims, request.Metadata = []byte(`{"of":"the other party"}`), []byte(`{"size":"chosen by it"}`)
 		issued[i] = x.start(request).AccessToken.Reveal()
 	}
-	_ = liveHeap()
-	before := liveHeap()
-	for _, token := range issued {
-		_, err := x.Verify(context.Background(), token, atEndpoint, anySite)
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	got := float64(liveHeap()-before) / flows
+	got := x.bytesOfEach(issued)
 	if got > 1024 {
 		t.Errorf("a remembered token and its flow take %.0f bytes, want at most 1024", got)
 	}
-	runtime.KeepAlive(x)
-	runtime.KeepAlive(issued) // else they make up for what is remembered
 }
 
 // TestTokensOfAFlowShareWhatItSays: a token more takes what differs from the others.
@@ -43,20 +33,10 @@ func TestTokensOfAFlowShareWhatItSays(t *testing.T) {
 		edr := x.start(classicStart("flow-1"))
 		issued[i] = edr.AccessToken.Reveal() // a repeat signs another token
 	}
-	_ = liveHeap()
-	before := liveHeap()
-	for _, token := range issued {
-		_, err := x.Verify(context.Background(), token, atEndpoint, anySite)
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	got := float64(liveHeap()-before) / remembered
+	got := x.bytesOfEach(issued)
 	if got > 400 {
 		t.Errorf("a remembered token takes %.0f bytes, want at most 400", got)
 	}
-	runtime.KeepAlive(x)
-	runtime.KeepAlive(issued) // else they make up for what is remembered
 }
 
 // TestFactsAreSharedWhileTheySayTheSame: a token that was issued when the flow said something else keeps what it said.
@@ -83,6 +63,23 @@ func TestFactsAreSharedWhileTheySayTheSame(t *testing.T) {
 			t.Errorf("%s: facts of an earlier token have changed", name)
 		}
 	}
+}
+
+// bytesOfEach uses tokens for the first time, and returns what each of them takes from then on.
+func (x *fixture) bytesOfEach(issued []string) float64 {
+	x.t.Helper()
+	_ = liveHeap()
+	before := liveHeap()
+	for _, token := range issued {
+		_, err := x.Verify(context.Background(), token, atEndpoint, anySite)
+		if err != nil {
+			x.t.Fatal(err)
+		}
+	}
+	each := float64(liveHeap()-before) / float64(len(issued))
+	runtime.KeepAlive(x)
+	runtime.KeepAlive(issued) // else they make up for what is remembered
+	return each
 }
 
 // liveHeap returns the bytes that are in use once what is not has been freed: twice, for what finalizers and cleanups let go.

@@ -29,8 +29,8 @@ const (
 )
 
 // groups put compare-and-swaps that are wanted at the same time into one statement. Each is decided by itself: those whose
-// record is another by now, or is being changed by somebody else, change nothing and hold none of the others up. There is no
-// timer. A write that comes alone goes alone and at once; should it have to wait for a lock, it is the only one that does.
+// record is another by now, or is being changed by somebody else, change nothing and hold none of the others up. No write waits
+// for others to come. One that comes alone goes alone and at once; should it have to wait for a lock, it is the only one that does.
 type groups struct {
 	alone atomic.Int64 // writes under way by themselves
 
@@ -157,7 +157,7 @@ func (s *Store) writeGroup(group []*wanted) {
 	swapped, err := s.swapAll(ctx, group)
 	err = orGivenUp(ctx, err)
 	if err != nil {
-		swapped = nil // orGivenUp
+		swapped = nil // also of a statement that was stopped and has ended as done
 	}
 	if isRefusal(err) {
 		// Perhaps because of one of the writes: the others are decided again, each by itself.
