@@ -5,12 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -141,9 +141,12 @@ func (h *ConsumerAPI) ServeHTTP(w http.ResponseWriter, r *http.Request, next cad
 		return nil
 	}
 	kept := h.opened(w)
-	if kept != nil {
-		do(edrCall{kept, h, w, r, id})
+	if kept == nil {
+		return nil
 	}
+	body := timeBody(w, r, time.Duration(h.participant.app.Limits.MessageTimeout))
+	do(edrCall{kept, h, w, r, id})
+	body.readLeft()
 	return nil
 }
 
@@ -154,15 +157,11 @@ func (c edrCall) bad(message string) {
 
 // body reads a body of at most so many bytes; false: the request has been answered.
 func (c edrCall) body(most int64) ([]byte, bool) {
-	data, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, most))
-	var large *http.MaxBytesError
-	switch {
-	case errors.As(err, &large):
-		c.api.refuse(c.w, oauth.Refusal{Status: http.StatusRequestEntityTooLarge, Message: fmt.Sprintf("the body is larger than %d bytes", most)})
-	case err != nil:
-		c.bad("the body could not be read")
+	data, refusal := readDoorBody(c.w, c.r, most)
+	if refusal != nil {
+		c.api.refuse(c.w, *refusal)
 	}
-	return data, err == nil
+	return data, refusal == nil
 }
 
 func (c edrCall) dataAddress() {

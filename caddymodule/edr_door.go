@@ -6,11 +6,13 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -267,6 +269,25 @@ func (d *EDRDoor) opened(w http.ResponseWriter) *edrs {
 		return nil
 	}
 	return kept
+}
+
+// readDoorBody reads a body of at most so many bytes, or returns the answer to one that is larger or does not come.
+func readDoorBody(w http.ResponseWriter, r *http.Request, most int64) ([]byte, *oauth.Refusal) {
+	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))
+	var large *http.MaxBytesError
+	switch {
+	case err == nil:
+		return data, nil
+	case errors.As(err, &large): // RFC 9110 §15.5.14
+		return nil, &oauth.Refusal{
+			Status: http.StatusRequestEntityTooLarge, Message: fmt.Sprintf("the body is larger than %d bytes", most),
+		}
+	case errors.Is(err, os.ErrDeadlineExceeded): // which says nothing about what it asks for
+		return nil, &oauth.Refusal{
+			Status: http.StatusServiceUnavailable, Message: "the body came too slowly", RetryAfter: edrRetryAfter,
+		}
+	}
+	return nil, badRequest("the body could not be read")
 }
 
 func (d *EDRDoor) options() map[string]func(*caddyfile.Dispenser) error {

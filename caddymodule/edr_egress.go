@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/textproto"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -100,13 +100,16 @@ func (h *Egress) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 	}
 	var to *outgoing
 	var refusal *oauth.Refusal
+	var body *timedBody // what is only passed on is not timed
 	if r.Method == http.MethodPost && path == proxyRequest {
+		body = timeBody(w, r, time.Duration(h.participant.app.Limits.MessageTimeout))
 		to, refusal = kept.proxyRequest(w, r)
 	} else {
 		to, refusal = kept.addressed(r, path)
 	}
 	if refusal != nil {
 		h.refuse(w, *refusal)
+		body.readLeft()
 		return nil
 	}
 	to.edrs, to.writer = kept, w
@@ -221,15 +224,9 @@ const maxProxyRequestBytes = 64 << 10
 
 // proxyRequest reads a request to the consumer proxy of Tractus-X EDC, which always asks by GET.
 func (e *edrs) proxyRequest(w http.ResponseWriter, r *http.Request) (*outgoing, *oauth.Refusal) {
-	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxProxyRequestBytes))
-	var large *http.MaxBytesError
-	switch {
-	case errors.As(err, &large): // RFC 9110 §15.5.14
-		return nil, &oauth.Refusal{
-			Status: http.StatusRequestEntityTooLarge, Message: fmt.Sprintf("the body is larger than %d bytes", maxProxyRequestBytes),
-		}
-	case err != nil:
-		return nil, badRequest("the body could not be read")
+	data, refusal := readDoorBody(w, r, maxProxyRequestBytes)
+	if refusal != nil {
+		return nil, refusal
 	}
 	asked, err := parseProxyRequest(data)
 	if err != nil {
@@ -237,7 +234,6 @@ func (e *edrs) proxyRequest(w http.ResponseWriter, r *http.Request) (*outgoing, 
 	}
 	id := asked.id
 	if id == "" {
-		var refusal *oauth.Refusal
 		id, refusal = e.only(r.Context(), asked.Query, http.StatusBadRequest)
 		if refusal != nil {
 			return nil, refusal

@@ -53,8 +53,8 @@ type Limits struct {
 	// 4 KiB to 16 MiB. Bodies of data requests have no limit. Default: 64 KiB.
 	MessageBytes int64 `json:"message_bytes,omitempty"`
 
-	// MessageTimeout is how long the body of a renewal or of a signaling message may take to come; then it is 503.
-	// Default: 10s.
+	// MessageTimeout is how long the body of a renewal or of a signaling message may take to come; then it is 503. The
+	// doors of a consumer take it for what they read themselves, too. Default: 10s.
 	MessageTimeout caddy.Duration `json:"message_timeout,omitempty"`
 }
 

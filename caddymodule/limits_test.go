@@ -204,13 +204,14 @@ func TestSlowReadersHinderNobody(t *testing.T) {
 
 // TestSlowMessages: a body that does not come is "cannot tell", and holds no room that others need.
 func TestSlowMessages(t *testing.T) {
-	g := newLiveGateway(t)
-	app := g.app()
+	g := newConsumerWorld(t)
+	app := g.consumerApp()
+	app["public_url"] = "https://data.example"
 	app["limits"] = object{"message_timeout": "200ms", "renewals": 1, "starts": 1}
-	g.load(app, g.servers())
+	g.load(app, g.consumerServers(nil, nil))
 	c := newConsumer(t)
 	e := g.start("flow-1", c)
-	slow := func(site, path, kind string) (status string) {
+	slow := func(site, host, path, kind string) (status string) {
 		t.Helper()
 		conn, err := net.Dial("unix", g.sockets[site])
 		if err != nil {
@@ -221,7 +222,7 @@ func TestSlowMessages(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: data.example\r\nContent-Type: %s\r\nContent-Length: 100\r\n\r\n{", path, kind)
+		_, err = fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: %s\r\nContent-Length: 100\r\n\r\n{", path, host, kind)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -231,11 +232,15 @@ func TestSlowMessages(t *testing.T) {
 		}
 		return fmt.Sprint(res.StatusCode, " ", res.Header.Get("Retry-After") != "")
 	}
-	if got := slow("data", "/token", "application/x-www-form-urlencoded"); got != "503 true" {
-		t.Errorf("renewal: %s", got)
-	}
-	if got := slow("signaling", "/dataflows/start", "application/json"); got != "503 true" {
-		t.Errorf("start: %s", got)
+	for _, m := range []struct{ site, host, path, kind string }{
+		{"data", "data.example", "/token", "application/x-www-form-urlencoded"},
+		{"signaling", "localhost", "/dataflows/start", "application/json"},
+		{"api", "localhost", "/edrs/request", "application/json"},
+		{"egress", "localhost", proxyRequest, "application/json"},
+	} {
+		if got := slow(m.site, m.host, m.path, m.kind); got != "503 true" {
+			t.Errorf("%s: %s", m.path, got)
+		}
 	}
 	// One whose body came is not bound by that time, and there is room for it.
 	if got := g.renew(e, c.proof(e.access, nil)); got.status != 200 {
@@ -272,25 +277,30 @@ func TestMessageSizes(t *testing.T) {
 // TestTooLargeIsToldToAClientThatCloses: the answer was there before the body, and the connection was closed over what was
 // still on its way; that reset it, so some clients saw no answer (RFC 9112 §9.6).
 func TestTooLargeIsToldToAClientThatCloses(t *testing.T) {
-	g := newLiveGateway(t)
-	app := g.app()
+	w := newConsumerWorld(t)
+	app := w.consumerApp()
 	app["limits"] = object{"message_bytes": 4096}
-	g.load(app, g.servers())
-	for _, target := range []struct{ site, host, path, mediaType string }{
-		{"data", "data.example", "/token", "application/x-www-form-urlencoded"},
-		{"signaling", "localhost", "/dataflows/start", "application/json"},
+	w.load(app, w.consumerServers(nil, nil))
+	for _, target := range []struct {
+		site, host, path, mediaType string
+		limit                       int
+	}{
+		{"data", strings.TrimPrefix(w.front.URL, "http://"), "/token", "application/x-www-form-urlencoded", 4096},
+		{"signaling", "localhost", "/dataflows/start", "application/json", 4096},
+		{"api", "localhost", "/v1/token/refresh", "application/json", maxNamedRefreshBytes},
+		{"egress", "localhost", proxyRequest, "application/json", maxProxyRequestBytes},
 	} {
 		for range 20 {
-			connection, err := net.Dial("unix", g.sockets[target.site])
+			connection, err := net.Dial("unix", w.sockets[target.site])
 			if err != nil {
 				t.Fatal(err)
 			}
 			_ = connection.SetDeadline(time.Now().Add(20 * time.Second))
-			_, err = fmt.Fprintf(connection, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: %s\r\nContent-Length: 8192\r\nConnection: close\r\n\r\n",
-				target.path, target.host, target.mediaType)
+			_, err = fmt.Fprintf(connection, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n",
+				target.path, target.host, target.mediaType, 2*target.limit)
 			for range 8 {
 				if err == nil {
-					_, err = io.WriteString(connection, strings.Repeat("a", 1024))
+					_, err = io.WriteString(connection, strings.Repeat("a", target.limit/4))
 				}
 			}
 			if err != nil {
