@@ -100,11 +100,12 @@ func openPlain(b *testing.B) *badgerdb.DB {
 	db, err := badgerdb.Open(badgerdb.DefaultOptions(b.TempDir()).
 		WithSyncWrites(true).
 		WithCompression(badgeroptions.None).
-		WithMemTableSize(16 << 20).
+		WithMemTableSize(10 << 20).
 		WithNumMemtables(2).
+		WithNumLevelZeroTables(2).
 		WithBaseTableSize(4 << 20).
-		WithBlockCacheSize(16 << 20).
-		WithIndexCacheSize(16 << 20).
+		WithBlockCacheSize(0).
+		WithIndexCacheSize(0).
 		WithNumCompactors(2).
 		WithValueThreshold(1 << 20).
 		WithValueLogFileSize(16 << 20).

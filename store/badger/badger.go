@@ -30,10 +30,9 @@ import (
 // Sizes of the engine, measured for a process that shares its machine with others: bounded memory and disk, at 1 KiB
 // records and a million of them (docs/decisions: embedded store).
 const (
-	memTableBytes  = 16 << 20
 	memTables      = 2
+	newTables      = 2 // of level 0, before they are compacted: a read looks into each
 	tableBytes     = 4 << 20
-	cacheBytes     = 16 << 20
 	valueLogBytes  = 16 << 20 // stays empty: see valueThreshold
 	compactors     = 2
 	valueThreshold = 1 << 20 // above any record: values in the value log would lose writes whose sync failed
@@ -93,6 +92,7 @@ type Store struct {
 	calls     *calls.Calls
 	snapshots snapshots
 	commits   committer
+	writes    recentWrites
 	guard     *guard
 	wal       walDirectory
 
@@ -116,14 +116,14 @@ func Open(o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = checkFiles(o.Dir)
+	room, err := checkFiles(o.Dir)
 	if err != nil && isLocked(o.Dir) { // the files have changed while they were checked
 		err = errOpenElsewhere
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", o.Dir, err)
 	}
-	db, err := badgerdb.OpenManaged(engineOptions(o.Dir, o.Logger))
+	db, err := badgerdb.OpenManaged(engineOptions(o.Dir, memTableFor(room), o.Logger))
 	if err != nil {
 		return nil, openError(o.Dir, err)
 	}
@@ -194,7 +194,7 @@ func (o Options) complete() (Options, error) {
 		o.ReserveBytes = 0
 	}
 	if o.MinFreeBytes == 0 {
-		o.MinFreeBytes = max(1<<30, 2*(memTableBytes+valueLogBytes))
+		o.MinFreeBytes = max(1<<30, 2*(maxMemTableBytes+valueLogBytes))
 	}
 	o.MinFreeBytes = max(o.MinFreeBytes, criticalBytes)
 	if o.checkEvery == 0 {
@@ -207,17 +207,19 @@ func (o Options) complete() (Options, error) {
 }
 
 // engineOptions are Badger's for this use. Conflict detection is off since there is one committer, compression since
-// tokens do not compress and it costs more memory than it saves disk, metrics since Badger's are global.
-func engineOptions(dir string, log *slog.Logger) badgerdb.Options {
+// tokens do not compress and it costs more memory than it saves disk, caches since tables that are neither compressed nor
+// encrypted are read from their memory maps (table.go, block), metrics since Badger's are global.
+func engineOptions(dir string, memTable int64, log *slog.Logger) badgerdb.Options {
 	return badgerdb.DefaultOptions(dir).
 		WithSyncWrites(true).
 		WithDetectConflicts(false).
 		WithCompression(badgeroptions.None).
-		WithMemTableSize(memTableBytes).
+		WithMemTableSize(memTable).
 		WithNumMemtables(memTables).
+		WithNumLevelZeroTables(newTables).
 		WithBaseTableSize(tableBytes).
-		WithBlockCacheSize(cacheBytes).
-		WithIndexCacheSize(cacheBytes).
+		WithBlockCacheSize(0).
+		WithIndexCacheSize(0).
 		WithNumCompactors(compactors).
 		WithValueThreshold(valueThreshold).
 		WithValueLogFileSize(valueLogBytes).

@@ -185,7 +185,7 @@ func TestFormat(t *testing.T) {
 // put writes to the engine behind the store's back.
 func put(t *testing.T, dir string, entries map[string][]byte) {
 	t.Helper()
-	db, err := badgerdb.OpenManaged(engineOptions(dir, slog.New(slog.DiscardHandler)))
+	db, err := badgerdb.OpenManaged(engineOptions(dir, memTableBytes, slog.New(slog.DiscardHandler)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,7 +32,8 @@ type batch struct {
 
 	bytes, entries       int64 // in the transaction
 	maxBytes, maxEntries int64
-	writes               int // changes in the transaction
+	writes               int                 // changes in the transaction
+	written              map[string]struct{} // keys of records in the transaction
 
 	space    Space // what the guard lets through for this transaction
 	measured bool
@@ -48,7 +49,7 @@ func (s *Store) newBatch() *batch {
 	version := s.snapshots.acquire()
 	return &batch{
 		store: s, txn: s.db.NewTransactionAt(version, true), version: version, begun: s.clock(),
-		bytes: batchOverhead, entries: 1, maxBytes: s.db.MaxBatchSize(), maxEntries: s.db.MaxBatchCount(),
+		written: map[string]struct{}{}, bytes: batchOverhead, entries: 1, maxBytes: s.db.MaxBatchSize(), maxEntries: s.db.MaxBatchCount(),
 	}
 }
 
@@ -117,6 +118,9 @@ func (b *batch) put(e entry) {
 	if err != nil {
 		b.refused = err
 	}
+	if e.key[0] == familyRecord {
+		b.written[string(e.key)] = struct{}{}
+	}
 }
 
 // commit makes the transaction durable. If it cannot, what is on the disk is unknown, and a later sync that succeeds
@@ -144,6 +148,7 @@ func (b *batch) commit() error {
 		s.log.Error("store cannot commit and takes no writes until it is opened again", "error", err)
 		return s.writable()
 	}
+	s.writes.add(version, b.written)
 	s.snapshots.advance(version)
 	s.observer.Committed(b.writes, s.clock().Sub(b.begun))
 	return nil

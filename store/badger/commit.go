@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -25,6 +26,7 @@ type committer struct {
 	mu      sync.Mutex
 	leading bool // somebody leads; if nobody does, no change waits
 	queue   []*change
+	lately  int // how many changes the groups of late had, at most; the leader's
 }
 
 // change is one caller's write.
@@ -125,11 +127,18 @@ func (c *committer) lead() {
 	g.err = b.commit()
 }
 
-// take makes a group of what is queued.
+// take makes a group of what is queued. If groups of late had more, the callers that the last one has answered may be about to
+// come again, and would make a group of their own, with a sync of its own: they run first if they can. Nobody is waited for.
 func (c *committer) take() *group {
 	c.mu.Lock()
+	if len(c.queue) < c.lately {
+		c.mu.Unlock()
+		runtime.Gosched()
+		c.mu.Lock()
+	}
 	defer c.mu.Unlock()
 	n := min(len(c.queue), maxGroup)
+	c.lately = max(n, c.lately*7/8)
 	g := &group{changes: slices.Clone(c.queue[:n]), edited: make(chan struct{}), err: errAborted}
 	c.queue = slices.Delete(c.queue, 0, n)
 	for _, ch := range g.changes {

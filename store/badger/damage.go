@@ -25,14 +25,15 @@ const tableSuffix = ".sst"
 // checkFiles refuses a directory whose tables or write-ahead logs are damaged, before the engine opens it. Badger passes
 // over damage in silence: it leaves out a table whose index does not match its checksum, takes a key for missing whose block
 // cannot be read, and takes the first entry of a log that cannot be read for the log's end. Flows would then be unknown
-// that live, and open that had ended.
-func checkFiles(dir string) error {
+// that live, and open that had ended. It returns how many bytes of a memtable the log that needs the most of it needs: Badger
+// reads each back into one.
+func checkFiles(dir string) (room int, err error) {
 	files, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return 0, nil
 	}
 	if err != nil {
-		return err
+		return 0, err
 	}
 	var logs []string // in their order: numbers of five digits, then longer ones
 	var tables errgroup.Group
@@ -53,7 +54,7 @@ func checkFiles(dir string) error {
 	}
 	err = tables.Wait()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	slices.SortFunc(logs, func(a, b string) int {
 		if len(a) != len(b) {
@@ -65,15 +66,15 @@ func checkFiles(dir string) error {
 	for i, name := range logs {
 		data, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
-			return err
+			return 0, err
 		}
-		at := 0
-		last, at, err = checkLog(data, last, i == len(logs)-1)
+		log, at, err := checkLog(data, last, i == len(logs)-1)
 		if err != nil {
-			return fmt.Errorf("write-ahead log %s is damaged at byte %d: %w", name, at, err)
+			return 0, fmt.Errorf("write-ahead log %s is damaged at byte %d: %w", name, at, err)
 		}
+		last, room = log.last, max(room, log.room)
 	}
-	return nil
+	return room, nil
 }
 
 // checkTable compares the checksums of a table's index and of all its blocks.
@@ -150,18 +151,24 @@ func readLogEntry(data []byte) (logEntry, bool) {
 	return e, true
 }
 
-// checkLog returns the version of the last transaction that a log holds, or where it is damaged. before is the last of the
-// log before, 0 if it is not known.
+// checkedLog is what a log was found to hold.
+type checkedLog struct {
+	last uint64 // version of the last transaction
+	room int    // bytes of a memtable that its entries take at most
+}
+
+// checkLog returns what a log holds, or where it is damaged. before is the last transaction of the log before, 0 if it is not
+// known.
 //
 // A power cut may leave one transaction torn, since each is synced before the next begins. So what cannot be read is damage if
 // another log follows, or if whole entries of later transactions do. Damage in the very last transaction looks like a power
 // cut, and is taken for one.
-func checkLog(data []byte, before uint64, newest bool) (last uint64, at int, err error) {
+func checkLog(data []byte, before uint64, newest bool) (log checkedLog, at int, err error) {
 	data = bytes.TrimRight(data, "\x00") // logs are preallocated; the CRC of a last entry may end in zeros
 	data = append(data, make([]byte, crc32.Size)...)
-	last = before
+	log.last = before
 	if len(data) < logHeaderBytes {
-		return last, 0, nil
+		return log, 0, nil
 	}
 	end, inTxn := logHeaderBytes, uint64(0) // end is that of the last whole transaction
 	for i := logHeaderBytes; ; {
@@ -170,19 +177,20 @@ func checkLog(data []byte, before uint64, newest bool) (last uint64, at int, err
 			break
 		}
 		i += e.length
+		log.room += e.length + nodeBytes
 		inTxn = 0
 		if e.meta&metaInTxn != 0 {
 			inTxn = e.version
 			continue
 		}
-		end, last = i, e.version
+		end, log.last = i, e.version
 	}
 	rest := data[end:]
 	if len(bytes.Trim(rest, "\x00")) == 0 {
-		return last, 0, nil
+		return log, 0, nil
 	}
 	if !newest {
-		return last, end, errors.New("it does not end with a whole transaction, though another log follows")
+		return log, end, errors.New("it does not end with a whole transaction, though another log follows")
 	}
 	after := uint64(0) // version of a transaction of which something is whole
 	for i := 0; i < len(rest); {
@@ -191,11 +199,11 @@ func checkLog(data []byte, before uint64, newest bool) (last uint64, at int, err
 			i++
 			continue
 		}
-		if last != 0 && e.version > last+1 || after != 0 && e.version != after {
-			return last, end, fmt.Errorf("transaction %d follows it", e.version)
+		if log.last != 0 && e.version > log.last+1 || after != 0 && e.version != after {
+			return log, end, fmt.Errorf("transaction %d follows it", e.version)
 		}
 		after = e.version
 		i += e.length
 	}
-	return last, 0, nil
+	return log, 0, nil
 }

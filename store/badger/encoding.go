@@ -49,9 +49,11 @@ func encodeRecord(r store.Record) []byte {
 	b = binary.BigEndian.AppendUint64(b, r.Version)
 	b = appendTime(b, r.Expires)
 	b = append(b, byte(len(r.Labels)))
-	for _, name := range slices.Sorted(maps.Keys(r.Labels)) {
-		b = appendString(b, name)
-		b = appendString(b, r.Labels[name])
+	if len(r.Labels) > 0 {
+		for _, name := range slices.Sorted(maps.Keys(r.Labels)) {
+			b = appendString(b, name)
+			b = appendString(b, r.Labels[name])
+		}
 	}
 	b = append(b, r.Data...)
 	return seal(recordKey(r.Kind, r.ID), b)

@@ -12,9 +12,9 @@ import (
 const (
 	// floorBytes is what Badger may need without asking: the rest of its write-ahead log, and two full memtables
 	// written to tables. Below it nothing is written.
-	floorBytes = (1 + memTables) * memTableBytes
+	floorBytes = (1 + memTables) * maxMemTableBytes
 	// criticalBytes is where the reserve is given up: one memtable above the floor.
-	criticalBytes = floorBytes + memTableBytes
+	criticalBytes = floorBytes + maxMemTableBytes
 )
 
 // Space is what the free-space guard lets through, from all to nothing.

@@ -30,15 +30,14 @@ var (
 // timeBytes is the length of a time in a key or value.
 const timeBytes = 12
 
-func recordPrefix(kind string) []byte {
-	b := make([]byte, 0, 2+len(kind))
-	b = append(b, familyRecord)
-	b = append(b, kind...)
-	return append(b, 0)
-}
+func recordPrefix(kind string) []byte { return recordKey(kind, "") }
 
 func recordKey(kind, id string) []byte {
-	return append(recordPrefix(kind), id...)
+	b := make([]byte, 0, 2+len(kind)+len(id))
+	b = append(b, familyRecord)
+	b = append(b, kind...)
+	b = append(b, 0)
+	return append(b, id...)
 }
 
 func labelPrefix(kind, name, value string) []byte {

@@ -28,8 +28,9 @@ func (s *Store) Create(ctx context.Context, r store.Record) (store.Record, error
 	r.Data = bytes.Clone(r.Data)
 	value := encodeRecord(r)
 
+	read := s.readAhead(r.Kind, r.ID)
 	err = s.commits.do(ctx, func(b *batch) error {
-		old, found, err := b.record(r.Kind, r.ID)
+		old, found, err := b.current(read)
 		if err != nil {
 			return err
 		}
@@ -64,9 +65,10 @@ func (s *Store) Update(ctx context.Context, kind, id string, edit func(store.Rec
 	if err != nil {
 		return store.Record{}, err
 	}
+	read := s.readAhead(kind, id)
 	var stored store.Record
 	err = s.commits.do(ctx, func(b *batch) error {
-		old, found, err := b.record(kind, id)
+		old, found, err := b.current(read)
 		if err != nil {
 			return err
 		}
@@ -107,7 +109,10 @@ func (b *batch) replace(old store.Record, e store.Edit) (store.Record, error) {
 	r := old
 	r.Version++
 	r.Expires = normal(e.Expires)
-	r.Data = bytes.Clone(e.Data)
+	r.Data = e.Data
+	value := encodeRecord(r)
+	end := len(value) - sumBytes
+	r.Data = value[end-len(e.Data) : end : end] // the caller may reuse its own
 	if !old.Expires.Equal(r.Expires) {
 		b.moveExpiry(old, r)
 	}
@@ -117,7 +122,7 @@ func (b *batch) replace(old store.Record, e store.Edit) (store.Record, error) {
 			return store.Record{}, err
 		}
 	}
-	b.set(recordKey(r.Kind, r.ID), encodeRecord(r))
+	b.set(recordKey(r.Kind, r.ID), value)
 	return r, nil
 }
 
