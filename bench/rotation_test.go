@@ -100,8 +100,8 @@ func openPlain(b *testing.B) *badgerdb.DB {
 	db, err := badgerdb.Open(badgerdb.DefaultOptions(b.TempDir()).
 		WithSyncWrites(true).
 		WithCompression(badgeroptions.None).
-		WithMemTableSize(10 << 20).
-		WithNumMemtables(2).
+		WithMemTableSize(8 << 20).
+		WithNumMemtables(4).
 		WithNumLevelZeroTables(2).
 		WithBaseTableSize(4 << 20).
 		WithBlockCacheSize(0).

@@ -30,7 +30,6 @@ import (
 // Sizes of the engine, measured for a process that shares its machine with others: bounded memory and disk, at 1 KiB
 // records and a million of them (docs/decisions: embedded store).
 const (
-	memTables      = 2
 	newTables      = 2 // of level 0, before they are compacted: a read looks into each
 	tableBytes     = 4 << 20
 	valueLogBytes  = 16 << 20 // stays empty: see valueThreshold
@@ -215,7 +214,7 @@ func engineOptions(dir string, memTable int64, log *slog.Logger) badgerdb.Option
 		WithDetectConflicts(false).
 		WithCompression(badgeroptions.None).
 		WithMemTableSize(memTable).
-		WithNumMemtables(memTables).
+		WithNumMemtables(int(fullBytes / memTable)).
 		WithNumLevelZeroTables(newTables).
 		WithBaseTableSize(tableBytes).
 		WithBlockCacheSize(0).

@@ -5,8 +5,9 @@ import "github.com/dgraph-io/badger/v4/skl"
 // Sizes of memtables. Badger allocates each whole, on Go's heap, where it counts twice: the collector lets as much garbage
 // come together as there is live. Builds before the first release had maxMemTableBytes.
 const (
-	memTableBytes    = 10 << 20
+	memTableBytes    = 8 << 20
 	maxMemTableBytes = 16 << 20
+	fullBytes        = 32 << 20 // of full ones, which wait until they are written to tables
 )
 
 // nodeBytes is what an entry takes of a memtable at most, besides its bytes in the log.
