@@ -69,6 +69,9 @@ func call(ctx context.Context, client *http.Client, method, url string, body, an
 // errNotYet says that a condition does not hold yet.
 var errNotYet = errors.New("not yet")
 
+// errIdle is an errNotYet: a control plane has taken a command and has not done it yet.
+var errIdle = fmt.Errorf("%w: the control plane has more to do", errNotYet)
+
 // await asks again and again until ask succeeds, or fails with anything but an error that wraps errNotYet, or the
 // context ends.
 func await(ctx context.Context, ask func() error) error {

@@ -66,7 +66,7 @@ func (p *ControlPlane) Await(ctx context.Context, transfer string, states ...str
 		if state == "TERMINATED" || state == "DEPROVISIONED" {
 			return fmt.Errorf("transfer process %s is %s, want %v: %s", transfer, state, states, found.text("errorDetail"))
 		}
-		return fmt.Errorf("%w: transfer process %s is %s, want %v", errNotYet, transfer, state, states)
+		return fmt.Errorf("%w: transfer process %s is %s, want %v", errIdle, transfer, state, states)
 	})
 }
 
@@ -98,7 +98,7 @@ func (p *ControlPlane) Counterpart(ctx context.Context, peer string) (string, er
 			return err
 		}
 		if len(found) == 0 {
-			return fmt.Errorf("%w: no transfer process for %s", errNotYet, peer)
+			return fmt.Errorf("%w: no transfer process for %s", errIdle, peer)
 		}
 		id = found[0].text("@id")
 		return nil

@@ -109,7 +109,7 @@ func TestAwaitState(t *testing.T) {
 	}{
 		"comes":         {[]string{"REQUESTED", "STARTED"}, time.Minute, ""},
 		"cannot come":   {[]string{"REQUESTED", "TERMINATED"}, time.Minute, "is TERMINATED, want [STARTED]: a reason"},
-		"does not come": {[]string{"REQUESTED"}, 3 * time.Second, "not yet: transfer process tp-1 is REQUESTED"},
+		"does not come": {[]string{"REQUESTED"}, 3 * time.Second, "not yet: the control plane has more to do: transfer process tp-1 is REQUESTED"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -126,7 +126,7 @@ func (d *Dataspace) Negotiate(ctx context.Context, asset string, o Offered) (str
 		case "TERMINATED":
 			return fmt.Errorf("contract negotiation %s is terminated: %s", negotiation, now.text("errorDetail"))
 		}
-		return fmt.Errorf("%w: contract negotiation %s is %s, want FINALIZED", errNotYet, negotiation, now.text("state"))
+		return fmt.Errorf("%w: contract negotiation %s is %s, want FINALIZED", errIdle, negotiation, now.text("state"))
 	})
 	return agreement, err
 }

@@ -44,14 +44,14 @@ func (p *ControlPlane) EDR(ctx context.Context, transfer, old string) (EDR, erro
 		var address node
 		err := p.get(ctx, "/v3/edrs/"+transfer+"/dataaddress", &address)
 		if isNotFound(err) {
-			return fmt.Errorf("%w: no EDR of %s", errNotYet, transfer)
+			return fmt.Errorf("%w: no EDR of %s", errIdle, transfer)
 		}
 		if err != nil {
 			return err
 		}
 		found = address.fullNames()
 		if old != "" && found.AccessToken() == old {
-			return fmt.Errorf("%w: no new EDR of %s", errNotYet, transfer)
+			return fmt.Errorf("%w: no new EDR of %s", errIdle, transfer)
 		}
 		return nil
 	})
@@ -68,6 +68,6 @@ func (p *ControlPlane) AwaitNoEDR(ctx context.Context, transfer string) error {
 		if err != nil {
 			return err
 		}
-		return fmt.Errorf("%w: the EDR of %s is still there", errNotYet, transfer)
+		return fmt.Errorf("%w: the EDR of %s is still there", errIdle, transfer)
 	})
 }

@@ -31,8 +31,15 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	binary = path
-	os.Exit(m.Run())
+	status := m.Run()
+	for _, failure := range failures { // behind all logs, where a reader of the last lines sees it
+		fmt.Fprintln(os.Stderr, "interop: failed:", failure)
+	}
+	os.Exit(status)
 }
+
+// failures is the steps that were not taken.
+var failures []string
 
 func findBinary() (string, error) {
 	named := os.Getenv("EDRGATE_BINARY")

@@ -55,13 +55,17 @@ func newControlPlanes(t testing.TB, r release, consumerID string) *controlPlanes
 			c.stop()
 		}
 		if t.Failed() {
-			for _, role := range []string{"provider", "consumer"} {
-				log := filepath.Join(cmp.Or(os.Getenv("EDC_HOME"), ".cache"), r.version, role+".log")
-				t.Logf("end of the %s's log:\n%s", role, endOf(log))
-			}
+			c.showLogs()
 		}
 	})
 	return c
+}
+
+func (c *controlPlanes) showLogs() {
+	for _, role := range []string{"provider", "consumer"} {
+		log := filepath.Join(cmp.Or(os.Getenv("EDC_HOME"), ".cache"), c.release.version, role+".log")
+		c.t.Logf("end of the %s's log:\n%s", role, endOf(log))
+	}
 }
 
 // control is the provider's control API, known before it runs.

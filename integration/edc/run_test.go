@@ -5,6 +5,7 @@ package edc
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -47,7 +48,12 @@ func (x *run) do(step func(ctx context.Context) error, format string, args ...an
 	defer cancel()
 	err := step(ctx)
 	if err != nil {
-		x.t.Fatalf("EDC %s: %s: %v", x.release.version, what, err)
+		failure := fmt.Sprintf("EDC %s: %s: %v", x.release.version, what, err)
+		if errors.Is(err, errIdle) && x.tap.allAnswered() {
+			panic(idle(failure))
+		}
+		failures = append(failures, failure)
+		x.t.Fatal(failure)
 	}
 	fmt.Fprintf(x.t.Output(), "EDC %s  %6.1f s  %s\n", x.release.version, time.Since(x.began).Seconds(), what)
 }

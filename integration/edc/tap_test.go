@@ -33,6 +33,7 @@ type tap struct {
 
 	mu        sync.Mutex
 	exchanges []exchange
+	open      int  // messages without an answer
 	losing    bool // the next answer
 }
 
@@ -62,6 +63,8 @@ func newTap(t testing.TB, behind string) *tap {
 		},
 	}
 	line.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		line.opened(1)
+		defer line.opened(-1)
 		message, err := io.ReadAll(r.Body)
 		if err != nil {
 			panic(http.ErrAbortHandler)
@@ -115,6 +118,23 @@ func (l *tap) loses(r *http.Request) bool {
 	}
 	l.losing = false
 	return true
+}
+
+func (l *tap) opened(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open += n
+}
+
+// allAnswered reports whether no message waits for its answer and the last one was answered well.
+func (l *tap) allAnswered() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open > 0 {
+		return false
+	}
+	last := len(l.exchanges) - 1
+	return last < 0 || l.exchanges[last].status/100 == 2
 }
 
 // saw returns the exchanges so far, without checks that were answered well.
