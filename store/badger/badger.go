@@ -115,10 +115,15 @@ func Open(o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	room, err := checkFiles(o.Dir)
-	if err != nil && isLocked(o.Dir) { // the files have changed while they were checked
-		err = errOpenElsewhere
-	}
+	room := 0
+	err = whileClosed(o.Dir, func() error {
+		err := removeEmptyLogs(o.Dir)
+		if err != nil {
+			return err
+		}
+		room, err = checkFiles(o.Dir)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", o.Dir, err)
 	}

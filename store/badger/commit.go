@@ -18,8 +18,8 @@ var errAborted = errors.New("write was given up: the goroutine that wrote it end
 
 // committer turns waiting changes into transactions, one at a time. It has no goroutine of its own: a caller that finds
 // nobody leading leads. It takes what is queued, commits it in its own goroutine, and hands leadership to the first
-// change that was queued meanwhile. So a lone writer commits at once, without a timer and without a goroutine switch,
-// and under load each sync carries all that came in during the one before.
+// change that was queued meanwhile. So a lone writer commits at once, without a timer and, where there are no others, without
+// a goroutine switch, and under load each sync carries all that came in during the one before.
 type committer struct {
 	store *Store
 

@@ -15,23 +15,53 @@ import (
 	"strconv"
 	"strings"
 
+	badgerdb "github.com/dgraph-io/badger/v4"
 	badgeroptions "github.com/dgraph-io/badger/v4/options"
 	"github.com/dgraph-io/badger/v4/table"
 	"golang.org/x/sync/errgroup"
 )
 
-const tableSuffix = ".sst"
+const (
+	tableSuffix    = ".sst"
+	valueLogSuffix = ".vlog"
+)
+
+// removeEmptyLogs removes files that Badger does not open, "Create a new file" being its error: those that a process had just made or
+// was about to delete when it was killed.
+func removeEmptyLogs(dir string) error {
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if ext := filepath.Ext(f.Name()); ext != walSuffix && ext != valueLogSuffix {
+			continue
+		}
+		info, err := f.Info()
+		if err != nil {
+			return err
+		}
+		if info.Size() == 0 {
+			err = os.Remove(filepath.Join(dir, f.Name()))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // checkFiles refuses a directory whose tables or write-ahead logs are damaged, before the engine opens it. Badger passes
 // over damage in silence: it leaves out a table whose index does not match its checksum, takes a key for missing whose block
 // cannot be read, and takes the first entry of a log that cannot be read for the log's end. Flows would then be unknown
 // that live, and open that had ended. It returns how many bytes of a memtable the log that needs the most of it needs: Badger
 // reads each back into one.
-func checkFiles(dir string) (room int, err error) {
+func checkFiles(dir string) (int, error) {
 	files, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
+	if err != nil {
+		return 0, err
 	}
+	listed, err := listedTables(dir)
 	if err != nil {
 		return 0, err
 	}
@@ -41,8 +71,12 @@ func checkFiles(dir string) (room int, err error) {
 	for _, f := range files {
 		switch filepath.Ext(f.Name()) {
 		case tableSuffix:
+			id, ok := table.ParseFileID(f.Name())
+			if !ok || !listed(id) {
+				continue
+			}
 			tables.Go(func() error {
-				err := checkTable(filepath.Join(dir, f.Name()))
+				err := checkTable(filepath.Join(dir, f.Name()), id)
 				if err != nil {
 					return fmt.Errorf("table %s is damaged: %w", f.Name(), err)
 				}
@@ -62,7 +96,7 @@ func checkFiles(dir string) (room int, err error) {
 		}
 		return strings.Compare(a, b)
 	})
-	last := uint64(0) // version of the last transaction
+	last, room := uint64(0), 0 // last is the version of the last transaction
 	for i, name := range logs {
 		data, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
@@ -77,15 +111,37 @@ func checkFiles(dir string) (room int, err error) {
 	return room, nil
 }
 
+// listedTables returns which tables the manifest lists. Badger deletes the others when it opens: a process that was killed while
+// it wrote a table had not listed it yet, and what was to be in it is still in a log or in the tables before.
+func listedTables(dir string) (func(id uint64) bool, error) {
+	path := filepath.Join(dir, badgerdb.ManifestFilename)
+	file, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		tables, err := filepath.Glob(filepath.Join(dir, "*"+tableSuffix))
+		if err == nil && len(tables) > 0 {
+			err = fmt.Errorf("%s is missing, which lists its %d tables: they would be deleted", badgerdb.ManifestFilename, len(tables))
+		}
+		return nil, err
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	manifest, _, err := badgerdb.ReplayManifestFile(file, 0, badgerdb.DefaultOptions(dir).WithLogger(nil))
+	if err != nil {
+		return nil, fmt.Errorf("%s is damaged: %w", badgerdb.ManifestFilename, err)
+	}
+	return func(id uint64) bool {
+		_, ok := manifest.Tables[id]
+		return ok
+	}, nil
+}
+
 // checkTable compares the checksums of a table's index and of all its blocks.
-func checkTable(path string) (err error) {
+func checkTable(path string, id uint64) (err error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return err
-	}
-	id, ok := table.ParseFileID(filepath.Base(path))
-	if !ok {
-		return errors.New("its name is none of a table")
 	}
 	defer func() { // Badger's parser relies on lengths that it has read
 		if fault := recover(); fault != nil {
@@ -177,7 +233,9 @@ func checkLog(data []byte, before uint64, newest bool) (log checkedLog, at int, 
 			break
 		}
 		i += e.length
-		log.room += e.length + nodeBytes
+		if e.meta&metaEndOfTxn == 0 { // which is in the log only
+			log.room += e.length + nodeBytes
+		}
 		inTxn = 0
 		if e.meta&metaInTxn != 0 {
 			inTxn = e.version

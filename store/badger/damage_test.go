@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -93,6 +94,99 @@ func tryDamage(t *testing.T, whole, file string, at, records int) string {
 		}
 	}
 	return "opened"
+}
+
+// TestKilledWhileATableWasWritten: a table that was half written was taken for a damaged one, and the store did not open any more.
+func TestKilledWhileATableWasWritten(t *testing.T) {
+	dir, tables := storeWithTable(t)
+	data, err := os.ReadFile(tables[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	half := filepath.Join(dir, "000777"+tableSuffix)
+	err = os.WriteFile(half, append(data[:len(data)/2], make([]byte, len(data)-len(data)/2)...), 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, Options{Dir: dir})
+	_, err = s.Get(t.Context(), "flow", "a")
+	if err != nil {
+		t.Error(err)
+	}
+	_, err = os.Stat(half)
+	if !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the half table is still there: %v", err)
+	}
+}
+
+// TestKilledWhileALogWasMade: a log without a byte, which a process had just made, or emptied to delete it, kept the store from opening.
+func TestKilledWhileALogWasMade(t *testing.T) {
+	dir, _ := storeWithTable(t)
+	for _, name := range []string{"00002.mem", "00777.mem", "000777.vlog"} {
+		err := os.WriteFile(filepath.Join(dir, name), nil, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := open(t, Options{Dir: dir})
+	_, err := s.Get(t.Context(), "flow", "a")
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// Without the list of its tables Badger would delete them all.
+func TestManifestIsNeeded(t *testing.T) {
+	for name, damage := range map[string]struct {
+		do   func(path string) error
+		want string
+	}{
+		"missing": {os.Remove, "MANIFEST is missing, which lists its 1 tables"},
+		"no list": {func(path string) error { return os.WriteFile(path, []byte("something else"), 0o600) }, "MANIFEST is damaged"},
+		"damaged": {func(path string) error {
+			data, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			data[len(data)-1] ^= 1
+			return os.WriteFile(path, data, 0o600)
+		}, "MANIFEST is damaged"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, tables := storeWithTable(t)
+			err := damage.do(filepath.Join(dir, "MANIFEST"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = Open(Options{Dir: dir, ReserveBytes: smallReserve})
+			if err == nil || !strings.Contains(err.Error(), damage.want) {
+				t.Errorf("error %v, want %q", err, damage.want)
+			}
+			_, err = os.Stat(tables[0])
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// storeWithTable returns the directory of a closed store that has one flow, "a", in one table.
+func storeWithTable(t *testing.T) (dir string, tables []string) {
+	t.Helper()
+	s := open(t, Options{})
+	_, err := s.Create(t.Context(), store.Record{Kind: "flow", ID: "a", Data: []byte("data")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables, err = filepath.Glob(filepath.Join(s.dir, "*"+tableSuffix))
+	if err != nil || len(tables) != 1 {
+		t.Fatalf("tables %v: %v", tables, err)
+	}
+	return s.dir, tables
 }
 
 // A log is cut at each of its bytes, as a power cut may leave it: it opens, and has all that was whole.

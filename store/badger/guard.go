@@ -10,8 +10,8 @@ import (
 // Badger writes through memory maps over files with holes. On a full disk such a write is not an error but SIGBUS, which
 // no Go program survives: all of the gateway would die, and die again at each start. So the store stops before.
 const (
-	// floorBytes is what Badger may need without asking: the rest of its write-ahead log, and the full memtables
-	// written to tables. Below it nothing is written.
+	// floorBytes is what Badger may need without asking: the rest of its write-ahead log, and tables of what is
+	// in full memtables. Below it nothing is written.
 	floorBytes = maxMemTableBytes + fullBytes
 	// criticalBytes is where the reserve is given up: one memtable above the floor.
 	criticalBytes = floorBytes + maxMemTableBytes

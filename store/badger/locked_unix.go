@@ -4,17 +4,25 @@ package badger
 
 import (
 	"errors"
+	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
 )
 
-// isLocked reports whether a process has the engine open: Badger holds a lock on the directory itself.
-func isLocked(dir string) bool {
+// whileClosed calls f while no process has the engine open, and none can open it: Badger holds a lock on the directory itself.
+func whileClosed(dir string, f func() error) error {
 	d, err := os.Open(dir)
 	if err != nil {
-		return false
+		return err
 	}
 	defer d.Close() // ends our lock
-	return errors.Is(unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK)
+	err = unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return errOpenElsewhere
+	}
+	if err != nil {
+		return fmt.Errorf("lock directory: %w", err)
+	}
+	return f()
 }
