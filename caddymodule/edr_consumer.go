@@ -141,12 +141,9 @@ func (h *ConsumerAPI) ServeHTTP(w http.ResponseWriter, r *http.Request, next cad
 		return nil
 	}
 	kept := h.opened(w)
-	if kept == nil {
-		return nil
+	if kept != nil {
+		do(edrCall{kept, h, w, r, id})
 	}
-	body := timeBody(w, r, time.Duration(h.participant.app.Limits.MessageTimeout))
-	do(edrCall{kept, h, w, r, id})
-	body.readLeft()
 	return nil
 }
 
@@ -157,9 +154,11 @@ func (c edrCall) bad(message string) {
 
 // body reads a body of at most so many bytes; false: the request has been answered.
 func (c edrCall) body(most int64) ([]byte, bool) {
+	timed := timeBody(c.w, c.r, time.Duration(c.api.participant.app.Limits.MessageTimeout))
 	data, refusal := readDoorBody(c.w, c.r, most)
 	if refusal != nil {
 		c.api.refuse(c.w, *refusal)
+		timed.readLeft()
 	}
 	return data, refusal == nil
 }

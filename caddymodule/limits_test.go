@@ -319,18 +319,21 @@ func TestTooLargeIsToldToAClientThatCloses(t *testing.T) {
 	}
 }
 
-// TestAnswerDoesNotWaitForTheBody: a refusal that needs no body is there although the body does not come.
+// TestAnswerDoesNotWaitForTheBody: an answer that needs no body is there although the body does not come.
 func TestAnswerDoesNotWaitForTheBody(t *testing.T) {
-	g := newLiveGateway(t)
-	app := g.app()
+	g := newConsumerWorld(t)
+	app := g.consumerApp()
 	app["limits"] = object{"message_timeout": "1h"}
-	g.load(app, g.servers())
-	for site, refused := range map[string]struct {
+	g.load(app, g.consumerServers(nil, nil))
+	g.got("flow-1", "asset-1", 300)
+	data := strings.TrimPrefix(g.front.URL, "http://")
+	for site, answered := range map[string]struct {
 		head   string
 		status int
 	}{
-		"data":      {"POST /token HTTP/1.1\r\nHost: data.example\r\nContent-Type: text/plain\r\n", http.StatusUnsupportedMediaType},
+		"data":      {"POST /token HTTP/1.1\r\nHost: " + data + "\r\nContent-Type: text/plain\r\n", http.StatusUnsupportedMediaType},
 		"signaling": {"PUT /dataflows/start HTTP/1.1\r\nHost: localhost\r\n", http.StatusMethodNotAllowed},
+		"api":       {"GET /edrs/flow-1/dataaddress HTTP/1.1\r\nHost: localhost\r\n", http.StatusOK},
 	} {
 		connection, err := net.Dial("unix", g.sockets[site])
 		if err != nil {
@@ -338,7 +341,7 @@ func TestAnswerDoesNotWaitForTheBody(t *testing.T) {
 		}
 		defer connection.Close() // before the gateway ends, which would wait for the body
 		_ = connection.SetDeadline(time.Now().Add(20 * time.Second))
-		_, err = io.WriteString(connection, refused.head+"Content-Length: 100\r\nConnection: close\r\n\r\n")
+		_, err = io.WriteString(connection, answered.head+"Content-Length: 100\r\nConnection: close\r\n\r\n")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -347,7 +350,7 @@ func TestAnswerDoesNotWaitForTheBody(t *testing.T) {
 			t.Fatalf("%s: %v", site, err)
 		}
 		body, err := io.ReadAll(answer.Body)
-		if answer.StatusCode != refused.status || err != nil || len(body) == 0 {
+		if answer.StatusCode != answered.status || err != nil || len(body) == 0 {
 			t.Errorf("%s: %s %q, %v", site, answer.Status, body, err)
 		}
 		_ = connection.Close()
