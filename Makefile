@@ -109,6 +109,7 @@ soak:
 	@./store/postgres/pgtest/requirements.sh
 	@$(MAKE) build
 	KILLS=100 go test -race -count=1 -v -timeout 30m -run '^TestFaultKilledAgainAndAgain$$' ./integration
+	KILLS=100 go test -race -count=1 -v -timeout 30m -run '^TestKilledWhileWriting$$' ./store/badger
 	SOAK=1 SEEDS=$(or $(SEEDS),100) go test -race -tags postgres -count=1 -v -timeout 90m ./integration/replicas
 
 # How much of what PostgreSQL can do is left after the store, and after whole renewals.

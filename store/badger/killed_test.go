@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"sync"
 	"testing"
 
@@ -31,9 +32,17 @@ func TestMain(m *testing.M) {
 }
 
 // TestKilledWhileWriting kills a process again and again while its writers fill memtables, and tables are written and compacted.
-// Each next one opens the store and finds all that had been acknowledged.
+// Each next one opens the store and finds all that had been acknowledged. KILLS says how often; `make soak` has 100.
 func TestKilledWhileWriting(t *testing.T) {
-	const lives, writers, acknowledgements = 8, 8, 150
+	const writers, acknowledgements = 8, 150
+	lives := 8
+	if set := os.Getenv("KILLS"); set != "" {
+		var err error
+		lives, err = strconv.Atoi(set)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 	dir := t.TempDir()
 	written := make([]uint64, writers)
 	for life := range lives {
