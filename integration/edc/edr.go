@@ -51,7 +51,7 @@ func (p *ControlPlane) EDR(ctx context.Context, transfer, old string) (EDR, erro
 		}
 		found = address.fullNames()
 		if old != "" && found.AccessToken() == old {
-			return fmt.Errorf("%w: no new EDR of %s", errIdle, transfer)
+			return fmt.Errorf("%w: no new EDR of %s", errNotYet, transfer) // the token is the gateway's
 		}
 		return nil
 	})

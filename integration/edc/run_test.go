@@ -46,15 +46,23 @@ func (x *run) do(step func(ctx context.Context) error, format string, args ...an
 	what := fmt.Sprintf(format, args...)
 	ctx, cancel := context.WithTimeout(x.t.Context(), patience)
 	defer cancel()
+	failure := fmt.Sprintf("EDC %s: %s", x.release.version, what)
+	defer func() {
+		if failure != "" {
+			failures = append(failures, failure)
+		}
+	}()
 	err := step(ctx)
 	if err != nil {
-		failure := fmt.Sprintf("EDC %s: %s: %v", x.release.version, what, err)
-		if errors.Is(err, errIdle) && x.tap.allAnswered() {
-			panic(idle(failure))
+		failure += ": " + err.Error()
+		if errors.Is(err, errIdle) && x.tap.allAnswered() && x.available() {
+			stuck := idle(failure)
+			failure = ""
+			panic(stuck)
 		}
-		failures = append(failures, failure)
 		x.t.Fatal(failure)
 	}
+	failure = ""
 	fmt.Fprintf(x.t.Output(), "EDC %s  %6.1f s  %s\n", x.release.version, time.Since(x.began).Seconds(), what)
 }
 
@@ -285,6 +293,14 @@ func (x *run) restartGateway(ctx context.Context) error {
 		return err
 	}
 	return x.gateway.start(ctx)
+}
+
+// available reports whether the control plane has found the gateway available.
+func (x *run) available() bool {
+	ctx, cancel := context.WithTimeout(x.t.Context(), callTimeout)
+	defer cancel()
+	known, err := x.edc.space.Provider.dataPlane(ctx, "edrgate")
+	return err == nil && known.text("state") == "AVAILABLE"
 }
 
 // registered waits until the control plane has found the gateway, which registers itself, available.

@@ -74,16 +74,20 @@ func newTap(t testing.TB, behind string) *tap {
 	}))
 	t.Cleanup(func() {
 		line.server.Close()
-		if !t.Failed() {
-			return
-		}
-		const last = 5
-		exchanges := line.saw()
-		for _, e := range exchanges[max(0, len(exchanges)-last):] {
-			t.Logf("signaling: %s", e)
+		if t.Failed() {
+			line.show(t)
 		}
 	})
 	return line
+}
+
+// show logs the last messages.
+func (l *tap) show(t testing.TB) {
+	const last = 5
+	exchanges := l.saw()
+	for _, e := range exchanges[max(0, len(exchanges)-last):] {
+		t.Logf("signaling: %s", e)
+	}
 }
 
 // messageKey is where the context of a request has its body, for when that was read.
@@ -126,15 +130,19 @@ func (l *tap) opened(n int) {
 	l.open += n
 }
 
-// allAnswered reports whether no message waits for its answer and the last one was answered well.
+// allAnswered reports whether no message waits for its answer, the last one was answered well, and all before unless the
+// gateway was away.
 func (l *tap) allAnswered() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.open > 0 {
-		return false
+	away := false
+	for _, e := range l.exchanges {
+		away = e.status == 0
+		if !away && e.status/100 != 2 {
+			return false
+		}
 	}
-	last := len(l.exchanges) - 1
-	return last < 0 || l.exchanges[last].status/100 == 2
+	return l.open == 0 && !away
 }
 
 // saw returns the exchanges so far, without checks that were answered well.

@@ -116,11 +116,14 @@ func Open(o Options) (*Store, error) {
 		return nil, err
 	}
 	room := 0
-	err = whileClosed(o.Dir, func() error {
-		err := removeEmptyLogs(o.Dir)
-		if err != nil {
-			return err
+	err = whileClosed(o.Dir, func(certain bool) error {
+		if certain {
+			err := removeEmptyLogs(o.Dir)
+			if err != nil {
+				return err
+			}
 		}
+		var err error
 		room, err = checkFiles(o.Dir)
 		return err
 	})

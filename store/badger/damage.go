@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -15,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 
-	badgerdb "github.com/dgraph-io/badger/v4"
 	badgeroptions "github.com/dgraph-io/badger/v4/options"
 	"github.com/dgraph-io/badger/v4/table"
 	"golang.org/x/sync/errgroup"
@@ -61,7 +59,7 @@ func checkFiles(dir string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	listed, err := listedTables(dir)
+	listed, err := listedTables(dir, files)
 	if err != nil {
 		return 0, err
 	}
@@ -98,6 +96,9 @@ func checkFiles(dir string) (int, error) {
 	})
 	last, room := uint64(0), 0 // last is the version of the last transaction
 	for i, name := range logs {
+		if i > 0 && numberOf(name) != numberOf(logs[i-1])+1 {
+			last = 0 // one between was deleted: an iterator had kept the one before
+		}
 		data, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
 			return 0, err
@@ -111,30 +112,13 @@ func checkFiles(dir string) (int, error) {
 	return room, nil
 }
 
-// listedTables returns which tables the manifest lists. Badger deletes the others when it opens: a process that was killed while
-// it wrote a table had not listed it yet, and what was to be in it is still in a log or in the tables before.
-func listedTables(dir string) (func(id uint64) bool, error) {
-	path := filepath.Join(dir, badgerdb.ManifestFilename)
-	file, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		tables, err := filepath.Glob(filepath.Join(dir, "*"+tableSuffix))
-		if err == nil && len(tables) > 0 {
-			err = fmt.Errorf("%s is missing, which lists its %d tables: they would be deleted", badgerdb.ManifestFilename, len(tables))
-		}
-		return nil, err
-	}
+// numberOf returns the number of a log, -1 if it has none.
+func numberOf(log string) int {
+	n, err := strconv.Atoi(strings.TrimSuffix(log, walSuffix))
 	if err != nil {
-		return nil, err
+		return -1
 	}
-	defer file.Close()
-	manifest, _, err := badgerdb.ReplayManifestFile(file, 0, badgerdb.DefaultOptions(dir).WithLogger(nil))
-	if err != nil {
-		return nil, fmt.Errorf("%s is damaged: %w", badgerdb.ManifestFilename, err)
-	}
-	return func(id uint64) bool {
-		_, ok := manifest.Tables[id]
-		return ok
-	}, nil
+	return n
 }
 
 // checkTable compares the checksums of a table's index and of all its blocks.

@@ -135,38 +135,51 @@ func TestKilledWhileALogWasMade(t *testing.T) {
 	}
 }
 
-// Without the list of its tables Badger would delete them all.
-func TestManifestIsNeeded(t *testing.T) {
-	for name, damage := range map[string]struct {
-		do   func(path string) error
-		want string
-	}{
-		"missing": {os.Remove, "MANIFEST is missing, which lists its 1 tables"},
-		"no list": {func(path string) error { return os.WriteFile(path, []byte("something else"), 0o600) }, "MANIFEST is damaged"},
-		"damaged": {func(path string) error {
-			data, err := os.ReadFile(path)
-			if err != nil {
-				return err
-			}
-			data[len(data)-1] ^= 1
-			return os.WriteFile(path, data, 0o600)
-		}, "MANIFEST is damaged"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			dir, tables := storeWithTable(t)
-			err := damage.do(filepath.Join(dir, "MANIFEST"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			_, err = Open(Options{Dir: dir, ReserveBytes: smallReserve})
-			if err == nil || !strings.Contains(err.Error(), damage.want) {
-				t.Errorf("error %v, want %q", err, damage.want)
-			}
-			_, err = os.Stat(tables[0])
-			if err != nil {
-				t.Error(err)
-			}
-		})
+// TestKilledWhileALogWasKept: an iterator keeps its log, the one after it is gone, and the first transaction of the third is torn.
+func TestKilledWhileALogWasKept(t *testing.T) {
+	s := open(t, Options{})
+	for _, id := range []string{"a", "b", "c"} {
+		_, err := s.Create(t.Context(), store.Record{Kind: "flow", ID: id, Labels: map[string]string{"l": "v"}, Data: []byte("data")})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	logs, err := filepath.Glob(filepath.Join(s.dir, "*"+walSuffix))
+	if err != nil || len(logs) != 1 {
+		t.Fatalf("%v, %v", logs, err)
+	}
+	data, err := os.ReadFile(logs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	data = bytes.TrimRight(data, "\x00")
+	var ends []int // of the transactions
+	for i := logHeaderBytes; ; {
+		e, ok := readLogEntry(data[i:])
+		if !ok {
+			break
+		}
+		i += e.length
+		if e.meta&metaInTxn == 0 {
+			ends = append(ends, i)
+		}
+	}
+	if len(ends) < 3 {
+		t.Fatalf("transactions end at %v", ends)
+	}
+	kept, torn := data[:ends[len(ends)-3]], bytes.Clone(data[:logHeaderBytes])
+	torn = append(torn, make([]byte, 10)...)
+	torn = append(torn, data[ends[len(ends)-2]+10:]...)
+	for third, refused := range map[string]bool{"00003.mem": false, "00002.mem": true} {
+		dir := t.TempDir()
+		err = errors.Join(os.WriteFile(filepath.Join(dir, "00001.mem"), kept, 0o600), os.WriteFile(filepath.Join(dir, third), torn, 0o600))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = checkFiles(dir)
+		if (err != nil) != refused {
+			t.Errorf("%s: %v", third, err)
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strconv"
@@ -27,6 +28,10 @@ func TestMain(m *testing.M) {
 	if dir == "" {
 		os.Exit(m.Run())
 	}
+	go func() { // the test has ended, however it did
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		os.Exit(1)
+	}()
 	fmt.Println(writeUntilKilled(dir, os.Getenv(writtenAs)))
 	os.Exit(1)
 }
@@ -52,6 +57,12 @@ func TestKilledWhileWriting(t *testing.T) {
 		}
 		writing := exec.Command(os.Args[0])
 		writing.Env = append(os.Environ(), writingIn+"="+dir, writtenAs+"="+string(state))
+		writing.Stderr = os.Stderr
+		input, err := writing.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer input.Close()
 		output, err := writing.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -92,7 +103,8 @@ func writeUntilKilled(dir, acknowledged string) error {
 	if err != nil {
 		return err
 	}
-	s, err := Open(Options{Dir: dir, ReserveBytes: -1})
+	space := func(string) (uint64, error) { return 1 << 40, nil }
+	s, err := Open(Options{Dir: dir, ReserveBytes: -1, FreeBytes: space})
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-//go:build darwin || dragonfly || freebsd || linux || netbsd || openbsd
+//go:build !windows && !plan9 && !js && !wasip1 && !aix
 
 package badger
 
@@ -10,8 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// whileClosed calls f while no process has the engine open, and none can open it: Badger holds a lock on the directory itself.
-func whileClosed(dir string, f func() error) error {
+// whileClosed calls f while no process has the engine open, and none can open it: Badger holds a lock on the directory itself. f is
+// told whether that is certain.
+func whileClosed(dir string, f func(certain bool) error) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
@@ -24,5 +25,5 @@ func whileClosed(dir string, f func() error) error {
 	if err != nil {
 		return fmt.Errorf("lock directory: %w", err)
 	}
-	return f()
+	return f(true)
 }
