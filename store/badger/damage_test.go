@@ -137,22 +137,7 @@ func TestKilledWhileALogWasMade(t *testing.T) {
 
 // TestKilledWhileALogWasKept: an iterator keeps its log, the one after it is gone, and the first transaction of the third is torn.
 func TestKilledWhileALogWasKept(t *testing.T) {
-	s := open(t, Options{})
-	for _, id := range []string{"a", "b", "c"} {
-		_, err := s.Create(t.Context(), store.Record{Kind: "flow", ID: id, Labels: map[string]string{"l": "v"}, Data: []byte("data")})
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	logs, err := filepath.Glob(filepath.Join(s.dir, "*"+walSuffix))
-	if err != nil || len(logs) != 1 {
-		t.Fatalf("%v, %v", logs, err)
-	}
-	data, err := os.ReadFile(logs[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	data = bytes.TrimRight(data, "\x00")
+	data := logOfThree(t)
 	var ends []int // of the transactions
 	for i := logHeaderBytes; ; {
 		e, ok := readLogEntry(data[i:])
@@ -172,7 +157,7 @@ func TestKilledWhileALogWasKept(t *testing.T) {
 	torn = append(torn, data[ends[len(ends)-2]+10:]...)
 	for third, refused := range map[string]bool{"00003.mem": false, "00002.mem": true} {
 		dir := t.TempDir()
-		err = errors.Join(os.WriteFile(filepath.Join(dir, "00001.mem"), kept, 0o600), os.WriteFile(filepath.Join(dir, third), torn, 0o600))
+		err := errors.Join(os.WriteFile(filepath.Join(dir, "00001.mem"), kept, 0o600), os.WriteFile(filepath.Join(dir, third), torn, 0o600))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -204,22 +189,7 @@ func storeWithTable(t *testing.T) (dir string, tables []string) {
 
 // A log is cut at each of its bytes, as a power cut may leave it: it opens, and has all that was whole.
 func TestTornLogOpens(t *testing.T) {
-	s := open(t, Options{})
-	for i := range 3 {
-		_, err := s.Create(t.Context(), store.Record{Kind: "flow", ID: fmt.Sprint(i), Labels: map[string]string{"l": "v"}, Data: []byte("data")})
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	logs, err := filepath.Glob(filepath.Join(s.dir, "*"+walSuffix))
-	if err != nil || len(logs) != 1 {
-		t.Fatalf("%v, %v", logs, err)
-	}
-	data, err := os.ReadFile(logs[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	data = bytes.TrimRight(data, "\x00")
+	data := logOfThree(t)
 	for cut := logHeaderBytes; cut < len(data); cut++ {
 		_, at, err := checkLog(bytes.Clone(data[:cut]), 0, true)
 		if err != nil {
@@ -255,4 +225,25 @@ func TestTornLogOpens(t *testing.T) {
 			t.Errorf("%s: no damage is found", name)
 		}
 	}
+}
+
+// logOfThree returns the log of a store that has made three flows, without the zeros behind it.
+func logOfThree(t *testing.T) []byte {
+	t.Helper()
+	s := open(t, Options{})
+	for i := range 3 {
+		_, err := s.Create(t.Context(), store.Record{Kind: "flow", ID: fmt.Sprint(i), Labels: map[string]string{"l": "v"}, Data: []byte("data")})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	logs, err := filepath.Glob(filepath.Join(s.dir, "*"+walSuffix))
+	if err != nil || len(logs) != 1 {
+		t.Fatalf("%v, %v", logs, err)
+	}
+	data, err := os.ReadFile(logs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bytes.TrimRight(data, "\x00")
 }
